@@ -1,0 +1,56 @@
+"""What an utterance is, and what the two tasks predict. Standard library only, so importing it costs nothing."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
+"""The six emotions, in the order of every emotion axis in this package (CMU-MOSEI's own order)."""
+
+EMOTION_RANGE = (0.0, 3.0)
+"""Emotion intensities as CMU-MOSEI annotates them; an emotion is *present* iff its intensity is > 0."""
+
+SENTIMENT_RANGE = (-3.0, 3.0)
+"""Sentiment, from strongly negative to strongly positive."""
+
+SPLITS = ("train", "valid", "test")
+
+TASKS = ("sentiment", "emotion")
+"""MSA (one regression target) and MER (six binary targets)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One utterance: what was said, where its sound is, and what is known of how it was felt.
+
+    ``None`` always means *missing*: an absent modality, an unlabelled target, an unknown split. It never means 0.
+
+    Attributes:
+        id: unique within a manifest.
+        text: the words, never blank; ``None`` where absent.
+        audio: an existing or not yet checked file, already resolved against its root; ``None`` where absent.
+        start, end: seconds. Where ``cut`` is true they cut the utterance out of ``audio``; else information only.
+        cut: whether ``start``/``end`` are to be applied to ``audio``.
+        split: one of :data:`SPLITS`.
+        speaker, video_id: for grouping; never model inputs.
+        sentiment: in [-3, 3].
+        emotions: six intensities in [0, 3] in the order of :data:`EMOTIONS`, each ``None`` where unlabelled.
+        row: where it came from, for messages, e.g. ``segments.csv:17``.
+    """
+
+    id: str
+    text: str | None = None
+    audio: Path | None = None
+    start: float | None = None
+    end: float | None = None
+    cut: bool = False
+    split: str | None = None
+    speaker: str | None = None
+    video_id: str | None = None
+    sentiment: float | None = None
+    emotions: tuple[float | None, ...] = (None,) * len(EMOTIONS)
+    row: str = ""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities that are there, in the order text, audio."""
+        return tuple(m for m, value in (("text", self.text), ("audio", self.audio)) if value is not None)
