@@ -1,0 +1,110 @@
+"""From a model's raw emotion logits to probabilities and thresholds; fitted on valid, kept beside the weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmolre.evaluate.calibration import Calibration, combine, fit_calibration, sigmoid
+from mmolre.evaluate.thresholds import (
+    EmotionThresholds,
+    fit_thresholds,
+    modality_key,
+    thresholds_for,
+)
+from mmolre.inference import RawPredictions
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How emotion logits are read, per set of modalities (``text``, ``audio``, ``text+audio``).
+
+    Attributes:
+        late: whether an utterance with several modalities takes the mean of their own calibrated logits
+            (:func:`mmolre.evaluate.calibration.combine`) instead of the fused model's.
+        calibration: set of modalities -> Platt scaling.
+        thresholds: set of modalities -> thresholds on the calibrated probabilities.
+    """
+
+    late: bool
+    calibration: dict[str, Calibration]
+    thresholds: dict[str, EmotionThresholds]
+
+    @classmethod
+    def fit(cls, raw: RawPredictions, emotions: NDArray, fusion: str = "auto") -> Self:
+        """Fit calibration and thresholds.
+
+        Args:
+            raw: predictions on the valid split.
+            emotions: (n, 6) intensities there, NaN = unlabelled.
+            fusion: ``fused``, ``late``, or ``auto``: late where no labelled utterance has several modalities.
+        """
+        labelled = ~np.isnan(emotions).all(axis=1)
+        sets = rows_by_set(raw.modalities)
+        several = [key for key, rows in sets.items() if "+" in key and labelled[rows].any()]
+        late = fusion == "late" or (fusion == "auto" and not several)
+        calibration = {}
+        for modality, logits in raw.alone.items():
+            # Every utterance that has the modality calibrates it, alone or not, where its own logits are known.
+            rows = ~np.isnan(logits).any(axis=1) & labelled
+            if rows.any():
+                calibration[modality] = fit_calibration(logits[rows], emotions[rows])
+        if not late:
+            for key in several:
+                calibration[key] = fit_calibration(raw.logits[sets[key]], emotions[sets[key]])
+        unfinished = cls(late, calibration, {})
+        probabilities = unfinished.probabilities(raw)
+        thresholds = {
+            key: fit_thresholds(probabilities[rows], emotions[rows])
+            for key, rows in sets.items()
+            if labelled[rows].any()
+        }
+        return cls(late, calibration, thresholds)
+
+    def probabilities(self, raw: RawPredictions) -> NDArray[np.float64]:
+        """(n, 6) calibrated probabilities; NaN where the model has no emotion task."""
+        result = np.full_like(raw.logits, np.nan)
+        for key, rows in rows_by_set(raw.modalities).items():
+            parts = key.split("+")
+            if self.late and len(parts) > 1:
+                own = {m: self._calibrated(m, raw.alone[m][rows]) for m in parts}
+                result[rows] = sigmoid(combine(own))
+            else:
+                result[rows] = sigmoid(self._calibrated(key, raw.logits[rows]))
+        return result
+
+    def _calibrated(self, key: str, logits: NDArray) -> NDArray[np.float64]:
+        return self.calibration.get(key, Calibration()).logits(logits)
+
+    def for_rows(self, modalities: Sequence[tuple[str, ...]]) -> list[EmotionThresholds]:
+        """Each row's thresholds."""
+        return [thresholds_for(self.thresholds, row) for row in modalities]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able; :meth:`from_json` gives back the same."""
+        return {
+            "emotion_fusion": "late" if self.late else "fused",
+            "calibration": {key: c.to_json() for key, c in self.calibration.items()},
+            "thresholds": {key: t.to_json() for key, t in self.thresholds.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of :meth:`to_json`.
+
+        Raises:
+            UserError: unreadable numbers.
+        """
+        return cls(
+            data.get("emotion_fusion") == "late",
+            {key: Calibration.from_json(c) for key, c in data.get("calibration", {}).items()},
+            {key: EmotionThresholds.from_json(t) for key, t in data.get("thresholds", {}).items()},
+        )
+
+
+def rows_by_set(modalities: Sequence[tuple[str, ...]]) -> dict[str, NDArray[np.int64]]:
+    """Set of modalities -> the rows that have exactly it."""
+    keys = np.array([modality_key(row) for row in modalities])
+    return {str(key): np.flatnonzero(keys == key) for key in np.unique(keys)} if len(keys) else {}
