@@ -1,0 +1,93 @@
+"""From stored features to padded batches of similar length."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmolre.schema import Utterance
+
+
+class Batch(NamedTuple):
+    """A padded batch.
+
+    Attributes:
+        ids: B utterance ids.
+        features: modality -> (B, T_m, L_m, width_m) float32; a modality that nobody in the batch has is left out.
+        masks: modality -> (B, T_m) bool, True at real positions.
+        sentiment: (B,), NaN where unlabelled.
+        emotions: (B, 6) intensities, NaN where unlabelled.
+    """
+
+    ids: list[str]
+    features: dict[str, Tensor]
+    masks: dict[str, Tensor]
+    sentiment: Tensor
+    emotions: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            self.ids,
+            {m: x.to(device) for m, x in self.features.items()},
+            {m: x.to(device) for m, x in self.masks.items()},
+            self.sentiment.to(device),
+            self.emotions.to(device),
+        )
+
+
+def collate(utterances: Sequence[Utterance], arrays: Sequence[Mapping[str, np.ndarray]]) -> Batch:
+    """Pad features to the longest of the batch.
+
+    Args:
+        utterances: for ids and labels.
+        arrays: per utterance, modality -> (T, L, width); an absent modality is absent here too.
+    """
+    features, masks = {}, {}
+    for modality in dict.fromkeys(m for present in arrays for m in present):
+        sequences = [present.get(modality) for present in arrays]
+        longest = max(len(x) for x in sequences if x is not None)
+        shape = next(x.shape[1:] for x in sequences if x is not None)
+        values = np.zeros((len(arrays), longest, *shape), dtype=np.float32)
+        mask = np.zeros((len(arrays), longest), dtype=bool)
+        for row, x in enumerate(sequences):
+            if x is not None:
+                values[row, : len(x)] = x
+                mask[row, : len(x)] = True
+        features[modality], masks[modality] = torch.from_numpy(values), torch.from_numpy(mask)
+    return Batch([u.id for u in utterances], features, masks, *targets(utterances))
+
+
+def targets(utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
+    """Labels as tensors, (n,) sentiment and (n, 6) emotion intensities, NaN where there is none."""
+    nan = float("nan")
+    sentiment = torch.tensor([nan if u.sentiment is None else u.sentiment for u in utterances], dtype=torch.float32)
+    emotions = torch.tensor([[nan if e is None else e for e in u.emotions] for u in utterances], dtype=torch.float32)
+    return sentiment, emotions.view(len(utterances), -1)
+
+
+def shuffled_buckets(
+    lengths: Sequence[int], batch_size: int, generator: torch.Generator, *, pool: int = 50
+) -> list[list[int]]:
+    """Random batches of similar length: shuffle, sort within pools of ``pool`` batches, cut, shuffle the batches.
+
+    Every index appears exactly once; the last batch may be smaller.
+    """
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    batches = []
+    for start in range(0, len(order), pool * batch_size):
+        chunk = sorted(order[start : start + pool * batch_size], key=lambda i: lengths[i])
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def sorted_buckets(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Batches in order of length, for inference: least padding, no randomness."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+
+
+Features = Callable[[int], Mapping[str, np.ndarray]]
+"""Index of an utterance -> its stored features by modality."""

@@ -1,0 +1,52 @@
+"""Writing files so that nothing is ever half-written: beside, then renamed."""
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmolre.errors import UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new file's path beside ``path`` to write to; renamed to ``path`` at the end, removed if anything went wrong.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written to. ``path`` is then as it was.
+    """
+    beside = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        os.close(handle)
+        beside = Path(name)
+        yield beside
+        beside.chmod(0o666 & ~_umask())  # a temporary file is its owner's alone; the finished one is not
+        beside.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if beside is not None:
+            beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """The one line that says why ``path`` was not written."""
+    if error.errno == errno.ENOSPC:
+        return UserError(f"the disk that holds {path.parent} is full: free some space and run the same command again")
+    return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,78 @@
+"""The shape of an MMoLRE model, as it is written to and read from ``config.json``."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmolre.schema import EMOTIONS, TASKS
+
+TASK_OUTPUTS = {"sentiment": 1, "emotion": len(EMOTIONS)}
+"""Outputs per task: one regression value; six logits in the order of :data:`mmolre.schema.EMOTIONS`."""
+
+
+class ModalityConfig(BaseModel):
+    """What one modality's features look like.
+
+    Attributes:
+        width: width d_m of one feature vector.
+        layers: how many encoder layers the features hold; they are mixed with learned weights (softmax).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    width: int = Field(gt=0)
+    layers: int = Field(default=1, gt=0)
+
+
+class ModelConfig(BaseModel):
+    """Hyper-parameters of :class:`mmolre.MMoLRE`; docs/method.md says which are the paper's.
+
+    Attributes:
+        modalities: name -> feature shape; any number, any names.
+        tasks: which of ``sentiment`` and ``emotion`` the model predicts.
+        width: the trunk's width d (paper: 768).
+        blocks: UniTSE blocks per modality (paper: 2); 0 removes UniTSE.
+        shared_ranks: ranks r_n of the N shared experts, possibly unequal; ``()`` removes them.
+        specific_rank: rank of the one expert that each task owns; 0 removes them.
+        top_k: how many shared experts each router keeps (k = N keeps all).
+        activation: between an expert's two convolutions (ours: GELU).
+        routing: ``utterance`` (one set of gates per utterance), ``token``, or ``uniform`` (no router: gates 1 / N).
+        renormalize: divide the kept gates by their sum. Off by default (ours): with k = 1 a renormalised gate is the
+            constant 1, and the router would learn nothing from the tasks.
+        fusion: ``task`` (task-adaptive, one per task) or ``shared`` (one for all tasks).
+        attention_width, attention_heads: inner width and heads of the cross-modal attention.
+        unimodal_heads: one auxiliary linear head per modality and task (multi-loss training).
+        dropout: after the input projection, around each block and inside the heads.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modalities: dict[str, ModalityConfig] = Field(min_length=1)
+    tasks: tuple[Literal["sentiment", "emotion"], ...] = TASKS
+    width: int = Field(default=384, gt=0)
+    blocks: int = Field(default=2, ge=0)
+    shared_ranks: tuple[int, ...] = (16, 16, 32, 32, 32, 32, 48, 48)
+    specific_rank: int = Field(default=64, ge=0)
+    top_k: int = Field(default=4, ge=1)
+    activation: Literal["gelu", "relu", "none"] = "gelu"
+    routing: Literal["utterance", "token", "uniform"] = "utterance"
+    renormalize: bool = False
+    fusion: Literal["task", "shared"] = "task"
+    attention_width: int = Field(default=128, gt=0)
+    attention_heads: int = Field(default=4, gt=0)
+    unimodal_heads: bool = True
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if not self.tasks or len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks must name one or both of sentiment and emotion, each once")
+        if any(rank < 1 for rank in self.shared_ranks):
+            raise ValueError("shared_ranks must all be at least 1")
+        if self.shared_ranks and self.top_k > len(self.shared_ranks):
+            raise ValueError(f"top_k is {self.top_k}, but there are only {len(self.shared_ranks)} shared experts")
+        if self.blocks and not self.shared_ranks and not self.specific_rank:
+            raise ValueError("a block needs shared_ranks, a specific_rank, or both; blocks: 0 removes UniTSE")
+        if self.attention_width % self.attention_heads or self.width % self.attention_heads:
+            raise ValueError("attention_heads must divide both attention_width and width")
+        return self

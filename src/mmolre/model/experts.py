@@ -1,0 +1,109 @@
+"""Low-rank convolutional experts, computed as one bank.
+
+Expert n is two convolutions over time, kernel 3 then kernel 1, d -> r_n -> d (paper). A bank holds N of them, with the
+first convolutions concatenated into one of R = sum r_n columns, so that the gated sum
+
+    sum_n g_n f_n(x) = (G * act(conv3(x))) W2 + g b2,    G = each g_n repeated over its r_n columns,
+
+is two matrix products whatever N is (ours; exact for any ranks and gates). ``looped`` is the same sum expert by
+expert with ``torch.nn.functional.conv1d``: the oracle of the tests and the opponent of the benchmark.
+
+Shape suffixes: b batch, t time, d width, r columns (sum of ranks), n experts.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+KERNEL = 3
+"""Width of an expert's first convolution (paper)."""
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
+
+
+def windows(x_btd: Tensor) -> Tensor:
+    """Each position with its neighbours, zeros beyond the ends: (B, T, d) -> (B, T, 3 d).
+
+    A kernel-3 convolution is one matrix product with the result; banks that read the same input share it.
+    """
+    padded = F.pad(x_btd, (0, 0, 1, 1))
+    return torch.cat((padded[:, :-2], x_btd, padded[:, 2:]), dim=-1)
+
+
+class LowRankExperts(nn.Module):
+    """A bank of N low-rank convolutional experts.
+
+    An expert of rank r at width d has (3 d + 1) r + (r + 1) d parameters; r = d gives the full-rank expert.
+
+    Args:
+        width: d.
+        ranks: r_n, one per expert, each at least 1, possibly unequal.
+        activation: a name in :data:`ACTIVATIONS`.
+    """
+
+    def __init__(self, width: int, ranks: Sequence[int], activation: str = "gelu") -> None:
+        super().__init__()
+        self.width = width
+        self.ranks = tuple(ranks)
+        self.activation = ACTIVATIONS[activation]
+        columns = sum(self.ranks)
+        self.weight_in = nn.Parameter(torch.empty(columns, KERNEL * width))
+        self.bias_in = nn.Parameter(torch.zeros(columns))
+        self.weight_out = nn.Parameter(torch.empty(columns, width))
+        self.bias_out = nn.Parameter(torch.zeros(len(self.ranks), width))
+        self.register_buffer("_expert_of_column", _expert_of_column(self.ranks), persistent=False)
+        # As nn.Conv1d would: the fan-in of the second convolution is the expert's own rank, not the bank's.
+        bound = 1 / math.sqrt(KERNEL * width)
+        nn.init.uniform_(self.weight_in, -bound, bound)
+        with torch.no_grad():
+            for rank, rows in zip(self.ranks, self.weight_out.split(self.ranks), strict=True):
+                nn.init.uniform_(rows, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
+
+    def expand(self, windows_bt3d: Tensor) -> Tensor:
+        """First convolutions of all experts and the activation: (..., T, 3 d) -> (..., T, R)."""
+        return self.activation(F.linear(windows_bt3d, self.weight_in, self.bias_in))
+
+    def combine(self, hidden_btr: Tensor, gates: Tensor) -> Tensor:
+        """Gated sum of the experts' second convolutions.
+
+        Args:
+            hidden_btr: (..., T, R) from :meth:`expand`.
+            gates: (..., N) per utterance or (..., T, N) per token; leading axes broadcast against the hidden's.
+
+        Returns:
+            (..., T, d).
+        """
+        if gates.ndim < hidden_btr.ndim:
+            gates = gates.unsqueeze(-2)
+        gated = hidden_btr * gates.index_select(-1, self._expert_of_column)  # type: ignore[arg-type]
+        return gated @ self.weight_out + gates @ self.bias_out
+
+    def forward(self, x_btd: Tensor, gates: Tensor) -> Tensor:
+        """(B, T, d) and gates (B, N) or (B, T, N) -> sum_n g_n f_n(x), (B, T, d)."""
+        return self.combine(self.expand(windows(x_btd)), gates)
+
+    def looped(self, x_btd: Tensor, gates: Tensor) -> Tensor:
+        """:meth:`forward`, one expert after another; slow and obvious."""
+        if gates.ndim < x_btd.ndim:
+            gates = gates.unsqueeze(-2)
+        x_bdt = x_btd.transpose(1, 2)
+        total = torch.zeros_like(x_btd)
+        start = 0
+        for n, rank in enumerate(self.ranks):
+            rows = slice(start, start + rank)
+            kernel = self.weight_in[rows].view(rank, KERNEL, self.width).transpose(1, 2)
+            hidden = self.activation(F.conv1d(x_bdt, kernel, self.bias_in[rows], padding=1))
+            expert = F.conv1d(hidden, self.weight_out[rows].t().unsqueeze(-1), self.bias_out[n])
+            total = total + gates[..., n : n + 1] * expert.transpose(1, 2)
+            start += rank
+        return total
+
+    def extra_repr(self) -> str:
+        return f"width={self.width}, ranks={self.ranks}"
+
+
+def _expert_of_column(ranks: Sequence[int]) -> Tensor:
+    return torch.repeat_interleave(torch.arange(len(ranks)), torch.tensor(ranks))

@@ -1,0 +1,232 @@
+"""MMoLRE: features of any number of modalities in, sentiment and six emotions out."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from mmolre.errors import UserError
+from mmolre.files import replacing, write_text
+from mmolre.model.config import TASK_OUTPUTS, ModalityConfig, ModelConfig
+from mmolre.model.fusion import Sequence, TaskFusion
+from mmolre.model.unitse import Routing, UniTSE
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Output(NamedTuple):
+    """Everything a forward pass yields.
+
+    Attributes:
+        tasks: task -> (B,) sentiment, unbounded, or (B, 6) emotion logits.
+        unimodal: task -> modality -> the auxiliary head's output, shaped as in ``tasks``, with the rows (B',) it is
+            for (utterances that have the modality).
+        balance: scalar, the mean balance term of all routers.
+        routing: one record per modality, block and task.
+        modality_weights: task -> (B, M), in the order of the config's modalities.
+    """
+
+    tasks: dict[str, Tensor]
+    unimodal: dict[str, dict[str, tuple[Tensor, Tensor]]]
+    balance: Tensor
+    routing: list[Routing]
+    modality_weights: dict[str, Tensor]
+
+
+class InputProjection(nn.Module):
+    """An encoder's layers, mixed with learned softmax weights, normalised, and projected to the trunk's width."""
+
+    def __init__(self, modality: ModalityConfig, width: int, dropout: float) -> None:
+        super().__init__()
+        self.layer_mix = nn.Parameter(torch.zeros(modality.layers))
+        self.norm = nn.LayerNorm(modality.width)
+        self.project = nn.Linear(modality.width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_btlw: Tensor) -> Tensor:
+        """(B, T, L, width of the encoder) -> (B, T, d)."""
+        mixed = torch.einsum("l,btlw->btw", self.layer_mix.softmax(0), x_btlw)
+        return self.dropout(self.project(self.norm(mixed)))
+
+
+class Head(nn.Module):
+    """Two-layer perceptron on the fused vector."""
+
+    def __init__(self, width: int, outputs: int, dropout: float) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width // 2)
+        self.out = nn.Linear(width // 2, outputs)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(self.dropout(nn.functional.gelu(self.hidden(self.dropout(x)))))
+
+
+class MMoLRE(nn.Module):
+    """Multimodal Mixture of Low-Rank Experts (Zhang et al., ICME 2025).
+
+    Per modality an input projection and UniTSE blocks, per task a fusion and a head. A modality may be absent from an
+    utterance (no True in its mask) or from the whole batch (left out of ``features``).
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        names, width = config.modalities, config.width
+        self.inputs = nn.ModuleDict({m: InputProjection(c, width, config.dropout) for m, c in names.items()})
+        self.unitse = nn.ModuleDict({m: UniTSE(config) for m in names})
+        self.placeholders = nn.ParameterDict(
+            {m: nn.Parameter(torch.randn(len(config.tasks), width) * 0.02) for m in names if len(names) > 1}
+        )
+        fusions = len(config.tasks) if config.fusion == "task" else 1
+        self.fusion = nn.ModuleList(TaskFusion(config) for _ in range(fusions))
+        self.heads = nn.ModuleDict({t: Head(width, TASK_OUTPUTS[t], config.dropout) for t in config.tasks})
+        self.unimodal_heads = nn.ModuleDict(
+            {
+                t: nn.ModuleDict({m: nn.Linear(width, TASK_OUTPUTS[t]) for m in names})
+                for t in config.tasks
+                if config.unimodal_heads
+            }
+        )
+
+    def forward(self, features: dict[str, Tensor], masks: dict[str, Tensor]) -> Output:
+        """Predict.
+
+        Args:
+            features: modality -> (B, T_m, L_m, width_m) float. What stands at padding is never read.
+            masks: modality -> (B, T_m) bool, True at real positions. A row without any True is an absent modality.
+
+        Raises:
+            ValueError: an unknown modality, or an utterance that has none at all.
+        """
+        if unknown := set(features) - set(self.config.modalities):
+            raise ValueError(f"unknown modalities {sorted(unknown)}; the model knows {list(self.config.modalities)}")
+        if not features:
+            raise ValueError("no modality given")
+        present = {m: masks[m].any(dim=1) for m in features}
+        if not torch.stack(list(present.values())).any(dim=0).all():
+            raise ValueError("every utterance needs at least one modality")
+        batch = next(iter(features.values())).shape[0]
+
+        sequences: list[dict[str, Sequence]] = [{} for _ in self.config.tasks]
+        unimodal: dict[str, dict[str, tuple[Tensor, Tensor]]] = {t: {} for t in self.config.tasks}
+        routing: list[Routing] = []
+        balances: list[Tensor] = []
+        for name in self.config.modalities:
+            if name not in features or not present[name].any():
+                for k in range(len(self.config.tasks)):
+                    sequences[k][name] = self._absent(name, k, batch)
+                continue
+            rows = present[name].nonzero().squeeze(1)
+            mask = masks[name][rows]
+            # Padding may hold anything, NaN included: it must not reach a product.
+            x = features[name][rows].masked_fill(~mask[..., None, None], 0.0)
+            extracted, gates, balance = self.unitse[name](self.inputs[name](x), mask)
+            balances.append(balance)
+            for b, block in enumerate(gates):
+                for task, decision in zip(self.config.tasks, block, strict=False):
+                    routing.append(Routing(name, b, task, decision.weights, decision.probabilities, rows))
+            for k, task in enumerate(self.config.tasks):
+                if self.config.unimodal_heads:
+                    mean = (extracted[k] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                    head = self.unimodal_heads[task][name]  # type: ignore[index]
+                    unimodal[task][name] = (_squeeze(task, head(mean)), rows)
+                sequences[k][name] = self._placed(name, k, extracted[k], mask, rows, present[name])
+
+        predictions, weights = {}, {}
+        for k, task in enumerate(self.config.tasks):
+            fused = self.fusion[k % len(self.fusion)](sequences[k])
+            predictions[task] = _squeeze(task, self.heads[task](fused.vector))
+            weights[task] = fused.weights
+        return Output(predictions, unimodal, torch.stack(balances).mean(), routing, weights)
+
+    def _absent(self, name: str, k: int, batch: int) -> Sequence:
+        placeholder = self.placeholders[name][k].expand(batch, 1, -1)
+        here = placeholder.new_ones(batch, 1, dtype=torch.bool)
+        return Sequence(placeholder, here, ~here[:, 0])
+
+    def _placed(self, name: str, k: int, x: Tensor, mask: Tensor, rows: Tensor, present: Tensor) -> Sequence:
+        """Rows of the utterances that have the modality back among those that have not."""
+        if len(rows) == len(present):
+            return Sequence(x, mask, present)
+        values = x.new_zeros(len(present), *x.shape[1:])
+        values[:, 0] = self.placeholders[name][k]
+        full_mask = mask.new_zeros(len(present), mask.shape[1])
+        full_mask[:, 0] = True
+        return Sequence(values.index_copy(0, rows, x), full_mask.index_copy(0, rows, mask), present)
+
+    def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (optionally in another dtype, e.g. float16) into a folder."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        state = {name: t.detach().to(dtype or t.dtype).contiguous().cpu() for name, t in self.state_dict().items()}
+        with replacing(folder / WEIGHTS_FILE) as beside:
+            save_file(state, beside)
+        write_text(folder / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str) -> Self:
+        """Load a model from a folder, or by its id from the model hub. Weights become float32.
+
+        Raises:
+            UserError: nothing there, or the two files do not fit each other.
+        """
+        folder = resolve(name)
+        try:
+            config = ModelConfig.model_validate_json((folder / CONFIG_FILE).read_bytes())
+            state = _read_weights(folder / WEIGHTS_FILE)
+        except FileNotFoundError as error:
+            raise UserError(f"{folder} holds no model: {Path(error.filename).name} is missing") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(f"{folder / CONFIG_FILE}: {where}: {first['msg']}") from None
+        model = cls(config)
+        try:
+            model.load_state_dict({k: v.float() for k, v in state.items()})
+        except RuntimeError as error:
+            line = " ".join(str(error).split())
+            raise UserError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {line[:300]}") from None
+        return model.eval()
+
+    def parameters_by_part(self) -> dict[str, int]:
+        """Trainable parameters per part of the model, e.g. for a table."""
+        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+
+
+def resolve(name: Path | str) -> Path:
+    """A folder with a model: ``name`` itself, or a snapshot of the hub repository of that id."""
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    text = str(name)
+    if text.count("/") != 1 or text.startswith((".", "/", "~")):
+        raise UserError(f"no model at {name}: give a run's folder, a model's folder, or a hub id such as owner/name")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"no folder {name} here, and the hub gave no model of that id: {reason}") from None
+
+
+def _read_weights(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(2, "missing", str(path))
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def _squeeze(task: str, x: Tensor) -> Tensor:
+    return x.squeeze(-1) if task == "sentiment" else x

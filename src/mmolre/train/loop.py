@@ -1,0 +1,296 @@
+"""The training loop: epochs, validation, early stopping, exact resume.
+
+All randomness of a step is drawn from (seed, step), and the order of an epoch from (seed, epoch). So a run that goes on
+from a checkpoint repeats what it would have done, bit by bit, with no generator's state to keep.
+"""
+
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmolre.data.batching import Batch, collate, shuffled_buckets, targets
+from mmolre.errors import UserError
+from mmolre.evaluate.decision import Decision
+from mmolre.evaluate.report import direction, evaluate_predictions, lookup
+from mmolre.inference import infer
+from mmolre.model.mmolre import MMoLRE
+from mmolre.schema import Utterance
+from mmolre.train.checkpoint import load_checkpoint, save_checkpoint
+from mmolre.train.objective import Objective
+from mmolre.train.recipe import Recipe
+
+CHECKPOINT_FILE = "last.safetensors"
+LOG_FILE = "log.jsonl"
+
+
+class Rows(NamedTuple):
+    """Utterances of one split, with their stored features: index -> {modality: (T, L, width)}."""
+
+    utterances: list[Utterance]
+    arrays: Sequence[Mapping[str, np.ndarray]]
+
+
+class Progress(NamedTuple):
+    """What a progress display shows after each step."""
+
+    epoch: int
+    step: int
+    steps: int
+    losses: dict[str, float]
+
+
+class Validation(NamedTuple):
+    """One pass over valid: its metrics, the thresholds fitted there, and the score that chooses the epoch."""
+
+    metrics: dict[str, Any]
+    decision: Decision
+    score: float
+
+
+class InterruptedRunError(Exception):
+    """Training was asked to stop; the checkpoint holds everything."""
+
+
+class Trainer:
+    """One run of one recipe.
+
+    Args:
+        recipe: what to do.
+        model: freshly made, on its device.
+        train, valid: rows; neither may be empty.
+        out: the run's folder; ``log.jsonl`` and ``last.safetensors`` are written here.
+        save_best: called with the averaged model and its validation each time the score improves.
+        report: called after each step, for a progress display.
+        should_stop: asked between steps; if true, a checkpoint is saved and :class:`InterruptedRunError` raised.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: MMoLRE,
+        train: Rows,
+        valid: Rows,
+        out: Path,
+        *,
+        save_best: Callable[[MMoLRE, Validation], None],
+        report: Callable[[Progress], None] = lambda _: None,
+        log_line: Callable[[dict[str, Any]], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.recipe, self.model, self.train_rows, self.valid_rows, self.out = recipe, model, train, valid, out
+        self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
+        for key in recipe.training.primary:
+            direction(key)  # an unknown metric is found now, not after an epoch
+        self.device = next(model.parameters()).device
+        self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
+        self.averaged = copy.deepcopy(model).eval() if recipe.training.ema else model
+        self.optimizer = torch.optim.AdamW(
+            _parameter_groups([model, self.objective], recipe.training.weight_decay), lr=0.0
+        )
+        self.lengths = [sum(len(x) for x in present.values()) for present in train.arrays]
+        self.truths = tuple(t.numpy().astype(np.float64) for t in targets(valid.utterances))
+        labelled = [u.sentiment for u in train.utterances if u.sentiment is not None]
+        self.train_sentiment_median = float(np.median(labelled)) if labelled else None
+        self.state: dict[str, Any] = {
+            "epoch": 0, "in_epoch": 0, "step": 0, "best_score": None, "best_epoch": 0, "seconds": 0.0,
+            "sums": {}, "log_bytes": 0, "finished": False,
+        }  # fmt: skip
+
+    @property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        modules: dict[str, torch.nn.Module] = {"model": self.model, "objective": self.objective}
+        return modules | ({"averaged": self.averaged} if self.averaged is not self.model else {})
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, from the checkpoint if there is one. Returns the final state.
+
+        Raises:
+            UserError: the loss is not a number (names the batch; the last good checkpoint is kept).
+            InterruptedRunError: ``should_stop`` said so.
+        """
+        settings = self.recipe.training
+        checkpoint = self.out / CHECKPOINT_FILE
+        if checkpoint.exists():
+            self.state = load_checkpoint(checkpoint, self._modules, self.optimizer)
+            if self.state["finished"]:
+                return self.state
+            self._cut_log()
+            self._log(event="resumed", epoch=self.state["epoch"], step=self.state["step"])
+        else:
+            (self.out / LOG_FILE).unlink(missing_ok=True)
+            first = self.validate()  # a recipe whose validation cannot work fails now, not after an epoch
+            self._log(event="started", score=first.score, utterances=len(self.train_rows.utterances))
+        started = time.monotonic() - self.state["seconds"]
+        saved = time.monotonic()
+        while self.state["epoch"] < settings.epochs:
+            batches = self._epoch_batches()
+            total_steps = settings.epochs * len(batches)
+            self.model.train()
+            while self.state["in_epoch"] < len(batches):
+                losses = self._step(batches[self.state["in_epoch"]], total_steps)
+                self.state["step"] += 1
+                self.state["in_epoch"] += 1
+                self.state["seconds"] = time.monotonic() - started
+                for name, value in losses.items():
+                    self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
+                self.report(Progress(self.state["epoch"] + 1, self.state["step"], total_steps, losses))
+                stop = self.should_stop()
+                if stop or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
+                    self._save()
+                    saved = time.monotonic()
+                if stop:
+                    raise InterruptedRunError
+            self._end_epoch(len(batches), started)
+            saved = time.monotonic()
+            if self.state["finished"]:
+                break
+        return self.state
+
+    def validate(self) -> Validation:
+        """Predict valid with the averaged weights; thresholds and calibration are fitted on it."""
+        self.averaged.eval()
+        raw = infer(self.averaged, self.valid_rows.arrays)
+        sentiment, emotions = self.truths
+        decision = Decision.fit(raw, emotions, self.recipe.emotion_fusion)
+        metrics = evaluate_predictions(
+            sentiment_pred=raw.sentiment,
+            sentiment_truth=sentiment if "sentiment" in self.model.config.tasks else np.full_like(sentiment, np.nan),
+            emotion_prob=decision.probabilities(raw),
+            emotion_truth=emotions if "emotion" in self.model.config.tasks else np.full_like(emotions, np.nan),
+            modalities=raw.modalities,
+            thresholds=decision.thresholds,
+            train_sentiment_median=self.train_sentiment_median,
+        )
+        values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in self.recipe.training.primary]
+        return Validation(metrics, decision, float(np.mean(np.nan_to_num(values, nan=-10.0))))
+
+    def _epoch_batches(self) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(_mix(self.recipe.seed, self.state["epoch"], 1))
+        return shuffled_buckets(self.lengths, self.recipe.training.batch_size, generator)
+
+    def _step(self, rows: list[int], total_steps: int) -> dict[str, float]:
+        settings, step = self.recipe.training, self.state["step"]
+        torch.manual_seed(_mix(self.recipe.seed, step, 2))
+        rate = settings.learning_rate * schedule(step, total_steps, settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batch = collate([self.train_rows.utterances[i] for i in rows], [self.train_rows.arrays[i] for i in rows])
+        batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
+        loss = self.objective(self.model(batch.features, batch.masks), batch)
+        total = loss.total.item()
+        if not math.isfinite(total):
+            self._stop_at_nan(batch, {name: part.item() for name, part in loss.parts.items()})
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.total.backward()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+        self.optimizer.step()
+        if self.averaged is not self.model:
+            # Young averages follow quickly, so that short runs are not dominated by the initial weights.
+            decay = min(settings.ema, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for average, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+                    average.lerp_(current, 1 - decay)
+        return {"loss": total} | {name: part.item() for name, part in loss.parts.items()}
+
+    def _stop_at_nan(self, batch: Batch, parts: dict[str, float]) -> None:
+        names = ", ".join(batch.ids[:8]) + (", …" if len(batch.ids) > 8 else "")
+        self._log(event="nan", epoch=self.state["epoch"] + 1, step=self.state["step"], ids=batch.ids)
+        raise UserError(
+            f"the loss is not a finite number at epoch {self.state['epoch'] + 1}, step {self.state['step']} ({parts}), "
+            f"in the batch of utterances {names}; the last good checkpoint in {self.out} is kept. "
+            "Look at these utterances, or lower training.learning_rate"
+        )
+
+    def _end_epoch(self, batches: int, started: float) -> None:
+        state, settings = self.state, self.recipe.training
+        state["epoch"] += 1
+        state["in_epoch"] = 0
+        validation = self.validate()
+        better = state["best_score"] is None or validation.score > state["best_score"]
+        if better:
+            state["best_score"], state["best_epoch"] = validation.score, state["epoch"]
+            self.save_best(self.averaged, validation)
+        state["seconds"] = time.monotonic() - started
+        state["finished"] = (
+            state["epoch"] >= settings.epochs or state["epoch"] - state["best_epoch"] >= settings.patience
+        )
+        self._log(
+            event="epoch",
+            epoch=state["epoch"],
+            step=state["step"],
+            train={name: total / batches for name, total in state["sums"].items()},
+            valid={t: _scalars(validation.metrics[t]) for t in ("sentiment", "emotion") if t in validation.metrics},
+            score=validation.score,
+            best=better,
+            seconds=round(state["seconds"], 2),
+        )
+        state["sums"] = {}
+        self._save()
+
+    def _save(self) -> None:
+        log = self.out / LOG_FILE
+        self.state["log_bytes"] = log.stat().st_size if log.exists() else 0
+        save_checkpoint(self.out / CHECKPOINT_FILE, self._modules, self.optimizer, self.state)
+
+    def _cut_log(self) -> None:
+        """Forget log lines written after the checkpoint: what they tell is about to be done again."""
+        log = self.out / LOG_FILE
+        if log.exists() and log.stat().st_size > self.state["log_bytes"]:
+            with log.open("r+b") as file:
+                file.truncate(self.state["log_bytes"])
+
+    def _log(self, **line: Any) -> None:
+        with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.log_line(line)
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Linear warm-up over ``warmup * total`` steps to 1, then a half cosine to 0 at ``total``."""
+    warm = warmup * total
+    if step < warm:
+        return (step + 1) / (warm + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1)))
+
+
+def drop_modalities(batch: Batch, chance: float) -> Batch:
+    """Modality dropout: with ``chance``, an utterance keeps only one of its modalities, drawn at random.
+
+    An utterance that has only one keeps it. Labels are untouched.
+    """
+    if len(batch.masks) < 2 or not chance:
+        return batch
+    names = list(batch.masks)
+    present = torch.stack([batch.masks[m].any(dim=1) for m in names], dim=1)
+    kept = torch.multinomial(present.float(), 1).squeeze(1)
+    drop = (torch.rand(len(batch.ids)) < chance) & (present.sum(1) > 1)
+    keeps: list[Tensor] = [~drop | (kept == i) for i in range(len(names))]
+    masks = {m: batch.masks[m] & keep[:, None] for m, keep in zip(names, keeps, strict=True)}
+    return batch._replace(masks=masks)
+
+
+def _parameter_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and other vectors do not."""
+    parameters = [p for module in modules for p in module.parameters()]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def _mix(seed: int, count: int, purpose: int) -> int:
+    """One 63-bit seed from three numbers, so that neighbouring seeds and steps share no stream."""
+    return int(np.random.SeedSequence([seed, count, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _scalars(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metrics.items() if not isinstance(value, dict)}

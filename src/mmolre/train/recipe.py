@@ -1,0 +1,175 @@
+"""Recipes: everything that defines a training run, in one YAML file. Unknown keys are refused."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmolre.errors import UserError
+from mmolre.model.config import ModelConfig
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EncoderRecipe(_Part):
+    """One modality's frozen encoder.
+
+    Attributes:
+        source: a role of ``mmolre encoders list``, a folder, or an id of the model hub.
+        layers: which hidden states, 0 the embeddings, -1 the last; several are mixed with learned weights.
+        stride: audio only: mean over this many frames (Whisper: 50 frames/s; 4 gives 12.5).
+        max_tokens: text only: cut there; the encoder's own window by default.
+    """
+
+    source: str
+    layers: tuple[int, ...] = Field(default=(-1,), min_length=1)
+    stride: int = Field(default=1, ge=1)
+    max_tokens: int | None = Field(default=None, ge=3)
+
+
+class ModelRecipe(_Part):
+    """Overrides of :class:`mmolre.model.config.ModelConfig`, whose defaults and meanings apply."""
+
+    tasks: tuple[Literal["sentiment", "emotion"], ...] = ModelConfig.model_fields["tasks"].default
+    width: int = ModelConfig.model_fields["width"].default
+    blocks: int = ModelConfig.model_fields["blocks"].default
+    shared_ranks: tuple[int, ...] = ModelConfig.model_fields["shared_ranks"].default
+    specific_rank: int = ModelConfig.model_fields["specific_rank"].default
+    top_k: int = ModelConfig.model_fields["top_k"].default
+    activation: Literal["gelu", "relu", "none"] = "gelu"
+    routing: Literal["utterance", "token", "uniform"] = "utterance"
+    renormalize: bool = False
+    fusion: Literal["task", "shared"] = "task"
+    attention_width: int = ModelConfig.model_fields["attention_width"].default
+    attention_heads: int = ModelConfig.model_fields["attention_heads"].default
+    unimodal_heads: bool = True
+    dropout: float = ModelConfig.model_fields["dropout"].default
+
+
+class ObjectiveRecipe(_Part):
+    """The loss: weighted sum of L1 (sentiment), BCE (emotion), unimodal losses and the routers' balance term.
+
+    Attributes:
+        sentiment, emotion: fixed task weights.
+        balance_tasks: ``fixed``, or ``uncertainty``: learned homoscedastic weights (Kendall et al., 2018) on top.
+        unimodal: weight of the mean of the auxiliary unimodal losses.
+        router_balance: weight of the balance term.
+    """
+
+    sentiment: float = Field(default=1.0, ge=0)
+    emotion: float = Field(default=1.0, ge=0)
+    balance_tasks: Literal["fixed", "uncertainty"] = "fixed"
+    unimodal: float = Field(default=0.2, ge=0)
+    router_balance: float = Field(default=1e-3, ge=0)
+
+
+class TrainingRecipe(_Part):
+    """How to optimise.
+
+    Attributes:
+        epochs: at most.
+        batch_size: utterances.
+        learning_rate: AdamW's peak, after a linear warm-up over ``warmup`` (fraction of all steps), then cosine to 0.
+        clip: gradient norm.
+        ema: decay of the averaged weights that are validated and saved; 0 for none.
+        modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
+        patience: stop after so many epochs without a better score.
+        primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
+        checkpoint_minutes: also save in the middle of an epoch, this often.
+    """
+
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    clip: float = Field(default=1.0, gt=0)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    modality_dropout: float = Field(default=0.3, ge=0, le=1)
+    patience: int = Field(default=5, ge=1)
+    primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
+    checkpoint_minutes: float = Field(default=5.0, gt=0)
+
+
+class Recipe(_Part):
+    """A training run. See the commented files in ``recipes/``.
+
+    Attributes:
+        emotion_fusion: how an utterance with several modalities gets its emotions: ``fused`` by the model, ``late``
+            from the modalities' own calibrated logits, or ``auto``: late where valid has no such labelled utterance.
+    """
+
+    name: str
+    encoders: dict[Literal["text", "audio"], EncoderRecipe] = Field(min_length=1)
+    model: ModelRecipe = ModelRecipe()
+    objective: ObjectiveRecipe = ObjectiveRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+    emotion_fusion: Literal["auto", "fused", "late"] = "auto"
+    seed: int = Field(default=0, ge=0)
+
+
+def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
+    """Read a recipe file; ``overrides`` sets single values by dotted key, e.g. ``{"training.epochs": "3"}``.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key (the nearest known one is suggested), a bad value.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no recipe at {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe {path}: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no recipe: expected keys such as name, encoders, model")
+    for key, value in (overrides or {}).items():
+        _set(content, key, yaml.safe_load(value))
+    return parse_recipe(content, str(path))
+
+
+def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
+    """Validate a recipe's content; ``where`` names it in messages."""
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_problem(error)}") from None
+    try:  # the parts of a model must also fit each other
+        ModelConfig.model_validate({"modalities": {"text": {"width": 1}}, **recipe.model.model_dump()})
+    except ValidationError as error:
+        raise UserError(f"{where}: model: {_first_problem(error)}") from None
+    return recipe
+
+
+def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise UserError(f"cannot set {dotted}: {parent} is not a group of keys")
+    content[last] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
+    if problem["type"] != "extra_forbidden":
+        return f"{place}: {problem['msg']}" if place else problem["msg"]
+    known = _keys_of(Recipe, problem["loc"][:-1])
+    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key {place}; {hint}"
+
+
+def _keys_of(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    parts: dict[str, type[BaseModel]] = {
+        "model": ModelRecipe, "objective": ObjectiveRecipe, "training": TrainingRecipe, "encoders": EncoderRecipe
+    }  # fmt: skip
+    owner = parts.get(str(path[0]), model) if path else model
+    return list(owner.model_fields)
