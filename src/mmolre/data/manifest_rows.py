@@ -1,0 +1,117 @@
+"""The raw rows of a manifest file: CSV, JSONL or Parquet in, plain dicts out, one at a time.
+
+Nothing is interpreted here; :mod:`mmolre.data.manifest` does that. Row numbers are those a person finds the row by:
+a CSV file's record as a spreadsheet numbers it (the header is row 1), a JSONL file's line, a Parquet file's record
+from 1.
+"""
+
+import csv
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from mmolre.errors import UserError
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+"""The formats of a manifest, known by these endings (any case)."""
+
+_PARQUET_BATCH = 1024
+
+Row = tuple[int, dict[str, Any]]
+
+
+def check_suffix(path: Path) -> str:
+    """The manifest's ending in lower case, one of :data:`SUFFIXES`; else a :class:`UserError`."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"{path}: a manifest ends in {', '.join(SUFFIXES)}")
+    return suffix
+
+
+def iter_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
+    """Yield ``(row number, {column: value})`` of the file, streamed in bounded memory; blank lines are passed over.
+
+    Every column appears as a key; of a Parquet file only the ``wanted`` columns are read, the others hold ``None``.
+    CSV values are strings, the others what the format holds.
+
+    Raises:
+        UserError: the file cannot be read, or is not what its ending says.
+    """
+    read = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(check_suffix(path))
+    row = 0
+    try:
+        for row, values in read(path) if read else _parquet_rows(path, wanted):
+            yield row, values
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text after row {row}: save the file as UTF-8") from None
+    except OSError as error:  # also what pyarrow raises for a damaged page
+        raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from None
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    # utf-8-sig: spreadsheets write a byte order mark. strict: else an unclosed quote swallows the rest of the file.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        records = csv.reader(file, strict=True)
+        header: list[str] | None = None
+        number = 0
+        try:
+            for number, record in enumerate(records, 1):
+                if not any(record):
+                    continue
+                if header is None:
+                    header = [name.strip() for name in record]
+                    _check_header(path, header)
+                elif len(record) != len(header):
+                    raise UserError(
+                        f"{path}:{number}: {len(record)} fields, but the header has {len(header)}: "
+                        'put text that holds commas or line breaks in "quotes"'
+                    )
+                else:
+                    yield number, dict(zip(header, record, strict=True))
+        except csv.Error as error:
+            raise UserError(f"{path}:{number + 1}: not valid CSV ({error}): look for an unclosed quote") from None
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path}:1: the column {twice[0]!r} occurs twice: rename or remove one")
+    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+        raise UserError(f"{path}:1: the columns must be separated by commas: save the file as comma-separated CSV")
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                values = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UserError(f"{path}:{number}: not a line of JSON ({_one_line(error)})") from None
+            if not isinstance(values, dict):
+                raise UserError(f'{path}:{number}: one JSON object a line is needed, as {{"id": "a1", "text": "…"}}')
+            yield number, values
+
+
+def _parquet_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            unread = dict.fromkeys(name for name in names if name not in wanted)
+            number = 0
+            read = [name for name in names if name in wanted]
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH, columns=read, use_threads=False):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield number, unread | values
+    except pa.ArrowException as error:
+        raise UserError(f"{path}: not a readable Parquet file ({_one_line(error)})") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

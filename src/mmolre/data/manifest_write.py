@@ -1,0 +1,115 @@
+"""Write a manifest: whole or not at all."""
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mmolre.data.manifest_rows import check_suffix
+from mmolre.errors import UserError
+from mmolre.schema import EMOTIONS, Utterance
+
+_STRINGS = ("id", "video_id", "split", "text", "audio", "speaker")
+_NUMBERS = ("start", "end", "sentiment", *EMOTIONS)
+_WRITTEN = ("id", "video_id", "split", "text", "audio", "start", "end", "speaker", "sentiment", *EMOTIONS)
+_PARQUET_BATCH = 1024
+
+
+def sidecar_path(manifest: Path) -> Path:
+    """``m.csv.json`` beside ``m.csv``: where the manifest says that its audio lies elsewhere."""
+    return manifest.with_name(manifest.name + ".json")
+
+
+def write_manifest(path: Path, rows: Iterable[Utterance], *, audio_root: Path | None = None) -> int:
+    """Write utterances as CSV, JSONL or Parquet, by the ending of ``path``; return how many.
+
+    What :func:`~mmolre.data.manifest.read_manifest` reads back equals what was written, but for ``row``, and but for
+    start and end beside an audio file that they do not cut, which are left out (there, they would cut it).
+
+    Args:
+        rows: streamed; never all in memory.
+        audio_root: the folder that the ``audio`` column is relative to, recorded in the sidecar; default: the
+            manifest's folder, without a sidecar.
+
+    Raises:
+        UserError: audio outside its root, an unknown ending, a file that cannot be written. Nothing half-written stays.
+    """
+    path = Path(path)
+    write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[check_suffix(path)]
+    root = os.path.realpath(path.parent if audio_root is None else audio_root)
+    count = 0
+
+    def counted() -> Iterator[dict[str, Any]]:
+        nonlocal count
+        for utterance in rows:
+            yield _row(utterance, root)
+            count += 1
+
+    try:
+        with _replacing(path) as temporary:
+            write(temporary, counted())
+        sidecar = sidecar_path(path)
+        if audio_root is None:
+            sidecar.unlink(missing_ok=True)
+        else:
+            with _replacing(sidecar) as temporary:
+                temporary.write_text(json.dumps({"audio_root": root}, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+    return count
+
+
+def _row(utterance: Utterance, root: str) -> dict[str, Any]:
+    row = {name: getattr(utterance, name) for name in _WRITTEN if name not in ("audio", *EMOTIONS)}
+    row |= zip(EMOTIONS, utterance.emotions, strict=True)
+    if utterance.audio is not None:
+        try:
+            audio = Path(os.path.realpath(utterance.audio)).relative_to(root)
+        except ValueError:
+            raise UserError(f"{utterance.id}: the audio {utterance.audio} lies outside the audio root {root}") from None
+        row["audio"] = audio.as_posix()
+        if not utterance.cut:
+            row["start"] = row["end"] = None
+    return row
+
+
+def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(_WRITTEN)
+        writer.writerows([row.get(name) for name in _WRITTEN] for row in rows)
+
+
+def _write_jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            present = {name: row[name] for name in _WRITTEN if row.get(name) is not None}
+            file.write(json.dumps(present, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = dict.fromkeys(_STRINGS, pa.string()) | dict.fromkeys(_NUMBERS, pa.float64())
+    schema = pa.schema([(name, types[name]) for name in _WRITTEN])
+    with pq.ParquetWriter(path, schema) as writer:
+        while batch := list(itertools.islice(rows, _PARQUET_BATCH)):
+            writer.write_table(pa.Table.from_pylist(batch, schema=schema))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` that takes its place once the block has ended well, and is removed if it has not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
