@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+
+from mmolre.errors import UserError
+from mmolre.evaluate.calibration import MIN_SCALE, Calibration, combine, expected_calibration_error, fit_calibration
+
+nan = float("nan")
+
+
+def bce(logits, truth):
+    there = truth > 0
+    return float((np.logaddexp(0, logits) - there * logits)[~np.isnan(truth)].mean())
+
+
+def sample(n=4000, scale=0.5, bias=-1.0, seed=0):
+    """Raw logits, and labels that follow sigmoid(scale * logit + bias)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 3, (n, 6))
+    truth = (rng.random((n, 6)) < 1 / (1 + np.exp(-(scale * logits + bias)))).astype(float)
+    return logits, truth
+
+
+def test_recovers_a_known_scale_and_bias():
+    logits, truth = sample()
+    calibration = fit_calibration(logits, truth)
+    assert calibration.scale == pytest.approx((0.5,) * 6, abs=0.06)
+    assert calibration.bias == pytest.approx((-1.0,) * 6, abs=0.15)
+    assert bce(calibration.logits(logits), truth) < bce(logits, truth)
+    raw = 1 / (1 + np.exp(-logits))
+    assert expected_calibration_error(calibration.apply(logits), truth) < 0.02
+    assert expected_calibration_error(raw, truth) > 0.1
+
+
+def test_is_the_optimum_of_its_objective():
+    logits, truth = sample(80, seed=4)
+    calibration = fit_calibration(logits, truth, ridge=0.7)
+
+    def objective(a, b):
+        z = a * logits[:, 2] + b
+        return (np.logaddexp(0, z) - z * truth[:, 2]).sum() + 0.35 * ((a - 1) ** 2 + b**2)
+
+    a, b = calibration.scale[2], calibration.bias[2]
+    for da, db in ((1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3)):
+        assert objective(a + da, b + db) > objective(a, b)
+
+
+def test_without_labels_it_changes_nothing_and_unlabelled_cells_do_not_matter():
+    logits, truth = sample(50)
+    truth[:, 3] = nan
+    truth[:25, 0] = nan
+    calibration = fit_calibration(logits, truth)
+    assert (calibration.scale[3], calibration.bias[3]) == (1.0, 0.0)
+    assert fit_calibration(np.where(np.isnan(truth), nan, logits), truth) == calibration
+
+
+def test_hard_cases_stay_finite_and_keep_the_ranking():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 30, (200, 6))
+    truth = (logits > 0).astype(float)  # separable
+    truth[:, 1] = 1 - truth[:, 1]  # worse than chance
+    truth[:, 2], truth[:, 3] = 0.0, 1.0  # one class only
+    calibration = fit_calibration(logits, truth)
+    assert np.isfinite([*calibration.scale, *calibration.bias]).all()
+    assert calibration.scale[1] == MIN_SCALE
+    assert min(calibration.scale) >= MIN_SCALE
+    prob = calibration.apply([[-1e6] * 6, [1e6] * 6])
+    assert ((prob >= 0) & (prob <= 1)).all()
+
+
+def test_bad_input():
+    with pytest.raises(UserError, match="not finite"):
+        fit_calibration(np.full((2, 6), nan), np.zeros((2, 6)))
+    with pytest.raises(ValueError, match="must both be"):
+        fit_calibration(np.zeros((2, 5)), np.zeros((2, 5)))
+
+
+def test_json_round_trip_is_exact():
+    calibration = fit_calibration(*sample(100))
+    assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
+
+
+@pytest.mark.parametrize("change", [{"scale": [1.0] * 5}, {"scale": [-1.0] * 6}, {"bias": None}, {"bias": [nan] * 6}])
+def test_broken_json_is_refused(change):
+    with pytest.raises(UserError, match=r"^emotion calibration: .*valid$"):
+        Calibration.from_json(Calibration().to_json() | change)
+
+
+def test_combining_is_the_mean_and_never_beyond_either():
+    text, audio = np.array([[2.0, -1, 0, 0, 0, 0]]), np.array([[4.0, 3, 0, 0, 0, 0]])
+    assert combine({"text": text, "audio": audio})[0, :2].tolist() == [3.0, 1.0]
+    assert (combine({"audio": audio}) == audio).all()
+
+
+def test_expected_calibration_error_by_hand():
+    # two bins of two: (.1, .2) with frequency .5, (.8, .9) with frequency 1
+    prob, truth = [0.9, 0.1, 0.8, 0.2, 0.3], [1.0, 0.0, 2.0, 1.0, nan]
+    assert expected_calibration_error(prob, truth, bins=2) == pytest.approx((0.35 + 0.15) / 2)
+    assert np.isnan(expected_calibration_error([0.5], [nan]))
