@@ -54,21 +54,22 @@ def test_acc5_clips_at_two_and_mae_does_not_clip():
 
 
 def test_zeros_in_both_conventions():
-    pred = np.array([0.0, -0.1, 0.2, 0.0])
-    truth = np.array([1.0, 0.0, 0.0, -1.0])
+    pred = np.array([0.0, -0.1, 0.2, 0.0, 0.0])
+    truth = np.array([1.0, 0.0, 0.0, -1.0, 2.0])
     metrics = sentiment_metrics(pred, truth)
-    # has0: prediction >= 0 is + - + +, truth >= 0 is + + + -: two right.
-    assert metrics["acc2_has0"] == 0.5
-    # non0: the first and last remain, predictions > 0 are - -, truth + -: one right.
-    assert metrics["acc2_non0"] == 0.5
-    assert metrics["f1_non0"] == pytest.approx(0.5 * 2 / 3)  # class "-": P 1/2, R 1; class "+": never predicted
-    assert metrics["f1_has0"] == pytest.approx(0.75 * 2 / 3)  # class "+": P 2/3, R 2/3; class "-": never right
+    # has0: predictions >= 0 are + - + + +, truths >= 0 + + + - +: three right.
+    assert metrics["acc2_has0"] == pytest.approx(3 / 5)
+    assert metrics["f1_has0"] == pytest.approx(4 / 5 * 3 / 4)  # class "+": P 3/4, R 3/4; class "-": never right
+    # non0: the first and the last two remain, predictions > 0 are - - -, truths > 0 + - +: one right.
+    assert metrics["acc2_non0"] == pytest.approx(1 / 3)
+    assert metrics["f1_non0"] == pytest.approx(1 / 3 * 1 / 2)  # class "-": P 1/3, R 1; class "+": never predicted
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1 / 3])
-def test_constant_predictions_have_no_correlation(constant):
+def test_constants_have_no_correlation(constant):
     metrics = sentiment_metrics(np.full(7, constant), np.linspace(-1, 1, 7))
     assert math.isnan(metrics["corr"])
+    assert math.isnan(sentiment_metrics(np.linspace(-1, 1, 7), np.full(7, constant))["corr"])
     assert not math.isnan(metrics["mae"])
 
 

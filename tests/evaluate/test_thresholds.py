@@ -83,10 +83,10 @@ def test_a_gap_is_cut_in_its_middle():
 
 
 def test_of_equal_cuts_the_widest_run_wins_then_the_one_near_half():
-    # WA is 3/4 with the threshold in (.5, .9] (only .9) and in (.1, .3] (.3 and up): the first is wider.
-    prob = np.tile(np.array([[0.9], [0.5], [0.3], [0.1]]), (1, 6))
+    # WA is 3/4 with the threshold in (.5, .98] and in (.35, .45]: the first is wider, though further from .5.
+    prob = np.tile(np.array([[0.98], [0.5], [0.45], [0.35]]), (1, 6))
     truth = np.tile(np.array([[1.0], [0.0], [1.0], [0.0]]), (1, 6))
-    assert fit_thresholds(prob, truth).wa == pytest.approx((0.7,) * 6)
+    assert fit_thresholds(prob, truth).wa == pytest.approx((0.74,) * 6)
     # Binary fractions make both runs exactly as wide: (.5, .75] and (.125, .375]; .625 is nearer to .5 than .25.
     prob = np.tile(np.array([[0.75], [0.5], [0.375], [0.125]]), (1, 6))
     assert fit_thresholds(prob, truth).wa == (0.625,) * 6
