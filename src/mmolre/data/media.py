@@ -2,9 +2,10 @@
 
 Exactness. Times are on the media's own clock, as players show it (0 is where the container starts). A cut is made in
 samples of the file's own rate, before resampling: far into a file the decoder seeks to a little before the start, then
-drops samples by their timestamps. So a cut of a lossless file equals the slice of the full decode to within one sample;
-for mp3 and AAC the same holds of the time, and of the samples nearly (decoding that starts half-way has other
-rounding), and a container whose clock is coarse (Matroska: 1 ms) is exact to that. Only the cut is held in memory, and only what surrounds it is decoded.
+drops samples by their timestamps. So a cut of a lossless file equals the slice of the full decode to within one sample.
+For mp3 and AAC the same holds of the time, and nearly of the samples (decoding that starts half-way rounds otherwise);
+a container with a coarse clock (Matroska: 1 ms) is exact to that. Only the cut is held in memory, and only what
+surrounds it is decoded.
 
 A file that is cut off or damaged gives what can be read of it. Channels are averaged. A playlist cannot reach the
 network.
@@ -81,7 +82,7 @@ def load_audio(
         if first:
             raise MediaError(f"{path}: start {first:g} s is beyond the end of the audio ({duration(path):.3f} s)")
         raise MediaError(f"{path}: no audio could be decoded")
-    if seconds < MIN_SECONDS:
+    if round(seconds, 3) < MIN_SECONDS:  # a cut of just that may be a sample short
         raise MediaError(f"{path}: {seconds:.3f} s of audio, at least {MIN_SECONDS:g} s needed")
     return _join(pieces, sample_rate)[: math.ceil(max_seconds * sample_rate) if math.isfinite(max_seconds) else None]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmolre.data.importers._common import ImportSummary, check_source, finish
 from mmolre.errors import UserError
-from mmolre.schema import EMOTIONS, Utterance
+from mmolre.schema import EMOTIONS, SPLITS, Utterance
 
 TEST_ACTORS = (17, 18, 19, 20)
 VALID_ACTORS = (15, 16)
@@ -72,7 +72,7 @@ def import_ravdess(
     if not rows:
         raise UserError(f"{source}: no RAVDESS speech found: expected {_EXPECTED}")
     utterances = sorted(rows.values(), key=lambda row: row.id)
-    counts = {split: sum(row.split == split for row in utterances) for split in ("train", "valid", "test")}
+    counts = {split: sum(row.split == split for row in utterances) for split in SPLITS}
     notes = ["split by actor: " + ", ".join(f"{split} {count}" for split, count in counts.items())]
     return finish(utterances, source, out, dropped, notes)
 
