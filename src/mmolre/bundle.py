@@ -1,0 +1,89 @@
+"""A model with all that prediction needs: which encoders feed it, and how its logits are read.
+
+A bundle is a folder: ``config.json`` and ``model.safetensors`` (the model), ``pipeline.json`` (encoders, calibration,
+thresholds, and what it was trained on). No pickle anywhere.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmolre.encoders import from_spec
+from mmolre.encoders.base import Encoder
+from mmolre.errors import UserError
+from mmolre.evaluate.decision import Decision
+from mmolre.files import write_text
+from mmolre.model.mmolre import MMoLRE, resolve
+
+PIPELINE_FILE = "pipeline.json"
+MODEL_FOLDER = "model"
+SHIPPED = Path(__file__).parent / "shipped"
+"""The folder of the model that comes with the package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model, its encoders by modality, its decision rules, and facts about its training."""
+
+    model: MMoLRE
+    encoders: dict[str, Encoder]
+    decision: Decision
+    about: dict[str, Any]
+
+
+def save_bundle(
+    folder: Path,
+    model: MMoLRE,
+    encoders: Mapping[str, Encoder],
+    decision: Decision,
+    about: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a bundle; each file whole or not at all, the weights first."""
+    model.save_pretrained(folder, dtype=dtype)
+    content = {
+        "encoders": {m: encoder.spec | {"fingerprint": encoder.fingerprint} for m, encoder in encoders.items()},
+        "decision": decision.to_json(),
+        "about": dict(about),
+    }
+    write_text(folder / PIPELINE_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] | None = None) -> Bundle:
+    """Load a bundle: the shipped one by default, a run's folder, a bundle's folder, or a hub id.
+
+    Args:
+        name: see above.
+        overrides: modality -> folder or hub id that holds the very same encoder weights elsewhere.
+
+    Raises:
+        UserError: no model there, a damaged file, encoder weights other than the model was trained with.
+    """
+    folder = resolve(name or SHIPPED)
+    if (folder / MODEL_FOLDER / PIPELINE_FILE).exists():
+        folder = folder / MODEL_FOLDER
+    path = folder / PIPELINE_FILE
+    try:
+        content = json.loads(path.read_bytes())
+        specs, decision, about = content["encoders"], Decision.from_json(content["decision"]), content["about"]
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no trained model: {PIPELINE_FILE} is missing") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None
+    encoders = {}
+    for modality, spec in specs.items():
+        expected = spec.pop("fingerprint")
+        if overrides and modality in overrides:
+            spec["source"] = overrides[modality]
+        encoders[modality] = encoder = from_spec(spec)
+        if encoder.fingerprint != expected:
+            raise UserError(
+                f"the {modality} encoder {encoder.source!r} is not the one that the model in {folder} was trained with "
+                "(its weights or tokenizer differ); name the right one"
+            )
+    return Bundle(MMoLRE.from_pretrained(folder), encoders, decision, about)

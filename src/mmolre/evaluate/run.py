@@ -1,0 +1,85 @@
+"""Scoring a trained model on one split of a manifest."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mmolre.bundle import Bundle
+from mmolre.data.batching import targets
+from mmolre.data.cache import FeatureCache
+from mmolre.data.dataset import FailedRow, build_dataset
+from mmolre.data.manifest import read_manifests
+from mmolre.encoders.extract import Progress
+from mmolre.errors import UserError
+from mmolre.evaluate.report import evaluate_predictions
+from mmolre.inference import infer
+from mmolre.schema import Utterance
+
+
+class Evaluation(NamedTuple):
+    """The nested metrics of :func:`mmolre.evaluate.report.evaluate_predictions`, and rows that could not be used."""
+
+    metrics: dict[str, Any]
+    failed: list[FailedRow]
+
+
+def evaluate(
+    bundle: Bundle,
+    data: Sequence[Path],
+    split: str,
+    *,
+    modalities: Sequence[str] | None = None,
+    audio_root: Path | None = None,
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predict the labelled rows of ``split`` and score them. Thresholds are those fitted on valid, kept in the bundle.
+
+    Args:
+        modalities: predict from these alone; an utterance without any of them is left out.
+
+    Raises:
+        UserError: bad data, no labelled row in the split, a modality that the model does not read.
+    """
+    encoders = bundle.encoders
+    if modalities is not None:
+        if unknown := set(modalities) - set(encoders):
+            raise UserError(f"the model does not read {', '.join(sorted(unknown))}; it reads {', '.join(encoders)}")
+        encoders = {m: encoder for m, encoder in encoders.items() if m in modalities}
+    rows = [only(u, tuple(encoders)) for u in read_manifests(list(data), audio_root=audio_root) if u.split == split]
+    rows = [u for u in rows if _labelled(u) and u.modalities]
+    if not rows:
+        where = ", ".join(map(str, data))
+        raise UserError(f"{where}: no labelled row of split {split!r} with {' or '.join(encoders)} in it")
+    dataset = build_dataset(rows, encoders, cache, progress=progress)
+    if not dataset.utterances:
+        raise UserError(f"none of the {len(rows)} rows could be read; the first: {dataset.failed[0].reason}")
+    raw = infer(bundle.model, dataset.arrays)
+    sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
+    tasks = bundle.model.config.tasks
+    metrics = evaluate_predictions(
+        sentiment_pred=raw.sentiment,
+        sentiment_truth=sentiment if "sentiment" in tasks else np.full_like(sentiment, np.nan),
+        emotion_prob=bundle.decision.probabilities(raw),
+        emotion_truth=emotions if "emotion" in tasks else np.full_like(emotions, np.nan),
+        modalities=raw.modalities,
+        thresholds=bundle.decision.thresholds,
+        train_sentiment_median=bundle.about.get("train_sentiment_median"),
+    )
+    return Evaluation(metrics, dataset.failed)
+
+
+def only(utterance: Utterance, modalities: Sequence[str]) -> Utterance:
+    """The utterance without the modalities that are not named."""
+    return replace(
+        utterance,
+        text=utterance.text if "text" in modalities else None,
+        audio=utterance.audio if "audio" in modalities else None,
+    )
+
+
+def _labelled(utterance: Utterance) -> bool:
+    return utterance.sentiment is not None or any(e is not None for e in utterance.emotions)

@@ -1,0 +1,127 @@
+"""Prediction for people: text and sound in, numbers with names out."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mmolre.bundle import Bundle, load_bundle
+from mmolre.data.cache import FeatureCache
+from mmolre.data.dataset import FailedRow, build_dataset
+from mmolre.errors import UserError
+from mmolre.evaluate import thresholds
+from mmolre.inference import infer
+from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
+
+CHUNK = 128
+"""Utterances predicted at a time; bounds the memory, whatever the manifest's length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What one utterance sounds and reads like.
+
+    Attributes:
+        id: the utterance's.
+        sentiment: in [-3, 3]; ``None`` where the model has no such task.
+        emotions: name -> calibrated probability in [0, 1]; empty where the model has no such task.
+        present: emotions whose probability is over the threshold that is best for F1 on valid.
+        top: the one most likely emotion, ``None`` where none is likely enough.
+        modalities: what it was predicted from.
+        truncated: whether an encoder cut the input at its window, so that the end was not seen.
+    """
+
+    id: str
+    sentiment: float | None
+    emotions: dict[str, float]
+    present: list[str]
+    top: str | None
+    modalities: list[str]
+    truncated: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dict with the attributes as keys."""
+        return asdict(self)
+
+
+class Predictor:
+    """A loaded model. Make one with :func:`mmolre.load`."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def predict(self, text: str | None = None, audio: Path | str | None = None) -> Prediction:
+        """Predict one utterance from its words, its sound, or both.
+
+        Args:
+            text: the words; cut at the encoder's window.
+            audio: any file with sound that PyAV decodes, 0.1 s to 60 s long.
+
+        Raises:
+            UserError: nothing given, or something that cannot be read.
+        """
+        if text is None and audio is None:
+            raise UserError("nothing to predict from: give text, audio, or both")
+        utterance = Utterance("utterance", text, Path(audio) if audio is not None else None)
+        for result in self.predict_many([utterance]):
+            if isinstance(result, FailedRow):
+                raise UserError(result.reason)
+            return result
+        raise AssertionError("one utterance gives one result")
+
+    def predict_many(
+        self, utterances: Iterable[Utterance], cache: FeatureCache | None = None
+    ) -> Iterator[Prediction | FailedRow]:
+        """Predict any number of utterances in bounded memory, in their order.
+
+        A row that cannot be read yields a :class:`~mmolre.data.dataset.FailedRow` in its place and stops nothing.
+        """
+        stream = iter(utterances)
+        while chunk := list(islice(stream, CHUNK)):
+            yield from self._predict_chunk(chunk, cache)
+
+    def _predict_chunk(self, chunk: list[Utterance], cache: FeatureCache | None) -> Iterator[Prediction | FailedRow]:
+        dataset = build_dataset(chunk, self.bundle.encoders, cache)
+        raw = infer(self.bundle.model, dataset.arrays, each_alone=self.bundle.decision.late)
+        probabilities = self.bundle.decision.probabilities(raw)
+        tasks = self.bundle.model.config.tasks
+        results: dict[str, Prediction | FailedRow] = {row.id: row for row in dataset.failed}
+        for i, (utterance, limits) in enumerate(
+            zip(dataset.utterances, self.bundle.decision.for_rows(raw.modalities), strict=True)
+        ):
+            emotion = "emotion" in tasks
+            row = probabilities[i : i + 1]
+            results[utterance.id] = Prediction(
+                id=utterance.id,
+                sentiment=_clip(raw.sentiment[i]) if "sentiment" in tasks else None,
+                emotions=_named(row[0]) if emotion else {},
+                present=thresholds.present(row, limits)[0] if emotion else [],
+                top=thresholds.top(row, limits)[0] if emotion else None,
+                modalities=list(raw.modalities[i]),
+                truncated=dataset.arrays.truncated(i),
+            )
+        for utterance in chunk:
+            yield results[utterance.id]
+
+
+def load(model: Path | str | None = None, *, encoders: Mapping[str, str] | None = None) -> Predictor:
+    """Load a model for prediction.
+
+    Args:
+        model: a run's folder, a model's folder, or a hub id; by default the model that comes with the package.
+        encoders: modality -> folder or hub id with the same encoder weights, where they lie elsewhere.
+
+    Raises:
+        UserError: no model there, a damaged one, or encoder weights that are missing or others.
+    """
+    return Predictor(load_bundle(model, overrides=encoders))
+
+
+def _clip(sentiment: float) -> float:
+    low, high = SENTIMENT_RANGE
+    return round(min(max(float(sentiment), low), high), 4)
+
+
+def _named(probabilities: Any) -> dict[str, float]:
+    return {name: round(float(p), 4) for name, p in zip(EMOTIONS, probabilities, strict=True)}
