@@ -158,9 +158,10 @@ def test_odd_times_warn_once_and_cut_only_where_sensible(tmp_path):
     assert (rows[5].start, rows[5].end) == (-1.0, 2.0)
 
 
-def test_a_misspelt_column_warns_and_a_strange_one_does_not(tmp_path):
-    with pytest.warns(ManifestWarning, match="'Sentiment' is ignored: is 'sentiment' meant") as caught:
-        read_manifest(put(tmp_path, "id,text,Sentiment,ASR,\n1,x,2,y,0\n"))
+@pytest.mark.parametrize(("typo", "meant"), [("Sentiment", "sentiment"), ("suprise", "surprise"), ("angry", "anger")])
+def test_a_misspelt_column_warns_and_a_strange_one_does_not(tmp_path, typo, meant):
+    with pytest.warns(ManifestWarning, match=f"'{typo}' is ignored: is '{meant}' meant") as caught:
+        read_manifest(put(tmp_path, f"id,text,{typo},ASR,\n1,x,2,y,0\n"))
     assert len(caught) == 1
 
 

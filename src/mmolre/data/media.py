@@ -162,7 +162,7 @@ def _frames(
     container: "InputContainer", stream: "AudioStream", seek_to: float | None = None
 ) -> Iterator[tuple[float | None, "AudioFrame"]]:
     """Decoded frames with their time in seconds (``None`` where the file has none), damaged packets passed over."""
-    from av.error import FFmpegError, InvalidDataError
+    from av.error import FFmpegError
 
     origin = (container.start_time or 0) / 1e6
     try:
@@ -177,10 +177,8 @@ def _frames(
             if packet is None:
                 return
             frames = packet.decode()
-        except InvalidDataError:
-            continue
-        except (FFmpegError, EOFError):
-            return
+        except FFmpegError:
+            continue  # a damaged packet; where reading itself failed, the next turn ends it
         for frame in frames:
             if frame.samples:
                 yield None if frame.time is None else frame.time - origin, frame
