@@ -88,7 +88,9 @@ def load_audio(
 
 
 def duration(path: Path) -> float:
-    """Seconds of sound, as the file's header says (a file that is cut off holds less); decoded where it says nothing.
+    """Seconds of sound, as the file's header says; decoded where it says nothing.
+
+    A file that is cut off holds less than it says, and for an mp3 of varying bit rate without a header it is a guess.
 
     Raises:
         MediaError: as :func:`load_audio`, for a file that cannot be opened or holds no audio.
