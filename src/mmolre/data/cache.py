@@ -10,6 +10,7 @@ import errno
 import functools
 import hashlib
 import json
+import math
 import os
 import time
 import uuid
@@ -87,8 +88,8 @@ class FeatureCache:
         place = self._places(fingerprint).get(key)
         if place is None:
             return None
-        count = int(np.prod(place.shape))
-        values = np.frombuffer(self._map(place.shard), "<f2", count, place.offset).reshape(place.shape)
+        mapped = self._map(place.shard)
+        values = np.frombuffer(mapped, "<f2", math.prod(place.shape), place.offset).reshape(place.shape)
         return Features(values, place.truncated)
 
     def missing(self, fingerprint: str, keys: Iterable[str]) -> list[str]:
@@ -181,9 +182,10 @@ def _read_index(path: Path) -> dict[str, _Place]:
     places = {}
     end_of_data = 0
     for key, entry in header.items():
-        begin, end = entry["data_offsets"]
-        shape = tuple(int(n) for n in entry["shape"])
-        if entry["dtype"] != "F16" or len(shape) != 3 or begin < 0 or end - begin != 2 * int(np.prod(shape)):
+        begin, end = map(int, entry["data_offsets"])
+        shape = tuple(map(int, entry["shape"]))
+        sound = entry["dtype"] == "F16" and len(shape) == 3 and min(shape) >= 0 and begin >= 0
+        if not sound or end - begin != 2 * math.prod(shape):
             raise ValueError(f"tensor {key} is not what the cache writes")
         places[key] = _Place(path, 8 + length + begin, shape, key in truncated)
         end_of_data = max(end_of_data, end)

@@ -102,6 +102,8 @@ def dequantized(variables: dict[str, np.ndarray], name: str) -> np.ndarray:
     scale = variables.get(f"{name}_scale")
     if scale is None:
         return values.astype(np.float32)
+    if not (scale > 0).all():
+        raise ValueError(f"{name} has a scale that is not positive")
     return values.astype(np.float32) / scale.astype(np.float32).reshape(-1, *[1] * (values.ndim - 1))
 
 
@@ -128,8 +130,8 @@ def load_whisper_encoder(path: Path) -> "torch.nn.Module":
         )
         encoder = WhisperEncoder(config)
         encoder.load_state_dict(whisper_state(variables, layers))
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged file can be wrong in any way, down to no attention heads
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} does not hold a Whisper encoder: {reason}") from error
     return encoder.eval()
 

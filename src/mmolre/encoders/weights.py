@@ -204,9 +204,9 @@ def locate(source: str) -> Path:
             raise UserError(f"encoder weights {source!r} are not installed: run `mmolre encoders fetch {source}`")
         verify(folder, role)
         return folder
-    if Path(source).is_dir():
+    if source and Path(source).is_dir():
         return Path(source)
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?", source):
+    if re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?(@[\w./-]+)?", source):
         return _from_hub(source)
     raise UserError(f"encoder {source!r} is not a folder, a role ({', '.join(SOURCES)}) or an id of the model hub")
 
@@ -242,7 +242,7 @@ class Status(NamedTuple):
 def status() -> list[Status]:
     """What is known of each role: where it comes from, and whether it is there and sound."""
     rows = []
-    for source in _SOURCES:
+    for source in SOURCES.values():
         folder = find(source)
         state = "not installed"
         if folder is not None:
