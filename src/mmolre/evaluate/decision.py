@@ -41,7 +41,7 @@ class Decision:
             emotions: (n, 6) intensities there, NaN = unlabelled.
             fusion: ``fused``, ``late``, or ``auto``: late where no labelled utterance has several modalities.
         """
-        labelled: NDArray[np.bool_] = (~np.isnan(emotions)).any(axis=1)
+        labelled = np.atleast_1d((~np.isnan(emotions)).any(axis=1))
         sets = rows_by_set(raw.modalities)
         several = [key for key, rows in sets.items() if "+" in key and labelled[rows].any()]
         late = fusion == "late" or (fusion == "auto" and not several)

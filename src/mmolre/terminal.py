@@ -1,0 +1,153 @@
+"""What people see in a terminal: tables, progress, and the end of a job with failed rows."""
+
+import json
+import signal
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from mmolre.data.dataset import FailedRow
+from mmolre.predictor import Prediction
+from mmolre.train.loop import Progress as TrainingProgress
+from mmolre.train.run import Callbacks
+
+out = Console(highlight=False, soft_wrap=False)
+"""Results."""
+err = Console(stderr=True, highlight=False)
+"""Everything that is not a result."""
+
+SHOWN_FAILURES = 5
+
+
+def plain(line: str) -> None:
+    """A line of results just as it is: no markup, no wrapping."""
+    out.print(Text(line), soft_wrap=True)
+
+
+def note(line: str) -> None:
+    """A line for the person, on stderr, just as it is."""
+    err.print(Text(line), soft_wrap=True)
+
+
+@contextmanager
+def quiet_warnings() -> Iterator[None]:
+    """Warnings as one plain line each, without Python's file and line."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        note(f"warning: {message}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
+
+
+def prediction_table(predictions: Sequence[tuple[str, Prediction]]) -> Table:
+    """Titles and predictions as a table that fits 80 columns; emotions that are present are bold."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("", overflow="fold")
+    table.add_column("sentiment", justify="right", no_wrap=True)
+    names = list(predictions[0][1].emotions) if predictions else []
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("top", no_wrap=True)
+    for title, p in predictions:
+        cells = [Text(f"{p.emotions[n]:.2f}", style="bold" if n in p.present else "dim") for n in names]
+        sentiment = Text("-" if p.sentiment is None else f"{p.sentiment:+.2f}", style="bold")
+        table.add_row(Text(title), sentiment, *cells, Text(p.top or "none"))
+    return table
+
+
+@contextmanager
+def encoding_progress() -> Iterator[Any]:
+    """A progress bar per modality, for :func:`mmolre.encoders.extract.extract`."""
+    with _bars() as bars:
+        tasks: dict[str, Any] = {}
+
+        def update(modality: str, done: int, total: int) -> None:
+            if modality not in tasks:
+                tasks[modality] = bars.add_task(f"encoding {modality}", total=total)
+            bars.update(tasks[modality], completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
+def training_display() -> Iterator[Callbacks]:
+    """Bars for encoding and training, a line per epoch; the first Ctrl-C asks the loop to stop at the next step."""
+    stop = False
+
+    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal stop
+        if stop:
+            raise KeyboardInterrupt
+        stop = True
+        note("stopping after this step; press Ctrl-C again to stop at once")
+
+    previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _bars() as bars:
+            tasks: dict[str, Any] = {}
+
+            def encoding(modality: str, done: int, total: int) -> None:
+                if stop:  # encoding keeps what is finished, shard by shard
+                    raise KeyboardInterrupt
+                if modality not in tasks:
+                    tasks[modality] = bars.add_task(f"encoding {modality}", total=total)
+                bars.update(tasks[modality], completed=done, total=total)
+
+            def step(p: TrainingProgress) -> None:
+                if "steps" not in tasks:
+                    tasks["steps"] = bars.add_task("training", total=p.steps)
+                losses = " ".join(f"{name} {value:.3f}" for name, value in p.losses.items() if name != "balance")
+                bars.update(tasks["steps"], completed=p.step, description=f"epoch {p.epoch}  {losses}")
+
+            yield Callbacks(encoding, step, _epoch_line, lambda: stop)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _epoch_line(line: dict[str, Any]) -> None:
+    if line["event"] == "resumed":
+        note(f"going on from epoch {line['epoch']}, step {line['step']}")
+    if line["event"] != "epoch":
+        return
+    valid = line["valid"]
+    shown = [("sentiment", "mae"), ("sentiment", "corr"), ("emotion", "macro_f1"), ("emotion", "wa_mean")]
+    numbers = [f"{name} {valid[task][name]:.4f}" for task, name in shown if valid.get(task, {}).get(name) is not None]
+    mark = "  best" if line["best"] else ""
+    note(f"epoch {line['epoch']:>2}  loss {line['train']['loss']:.4f}  valid: {'  '.join(numbers)}{mark}")
+
+
+def _bars() -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+    )
+
+
+def tell_failures(failed: Sequence[FailedRow], count: int | None = None, where: str = "") -> None:
+    """The first few failed rows and their number, on stderr."""
+    total = len(failed) if count is None else count
+    for row in failed[:SHOWN_FAILURES]:
+        note(f"row {row.id} ({row.row}): {row.reason}" if row.row else f"row {row.id}: {row.reason}")
+    more = f", the first {SHOWN_FAILURES} shown" if total > SHOWN_FAILURES else ""
+    note(f"{total} row{'s' if total != 1 else ''} could not be used{more}{where}")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout, on one line."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
