@@ -73,7 +73,7 @@ def test_gradients_reach_every_weight_of_whisper(whisper):
     module = AudioEncoder(whisper).module
     whisper_states(module, torch.randn(1, 80, 100))[-1].square().sum().backward()
     missing = {name for name, parameter in module.named_parameters() if parameter.grad is None}
-    assert missing == {"embed_positions.weight"}  # fixed sinusoids
+    assert missing <= {"embed_positions.weight"}  # fixed sinusoids
 
 
 def test_data2vec_is_transformers_own(data2vec):
@@ -138,9 +138,9 @@ def test_digital_silence_has_features(folder):
 @pytest.mark.parametrize(
     ("bad", "reason"),
     [
-        (wave(399), "lasts 25 ms; at least 25 ms"),
-        (wave(160), "lasts 10 ms"),
-        (wave(0), "lasts 0 ms"),
+        (wave(399), "lasts 24.9 ms; at least 25 ms"),
+        (wave(160), "lasts 10.0 ms"),
+        (wave(0), "lasts 0.0 ms"),
         (np.full(RATE, np.nan, np.float32), "infinite or undefined"),
         (np.full(RATE, np.inf, np.float32), "infinite or undefined"),
         (np.zeros((2, RATE), np.float32), "must be mono"),

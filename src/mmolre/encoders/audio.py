@@ -102,7 +102,7 @@ class AudioEncoder(Encoder):
         if item.ndim != 1:
             return f"sound must be mono, one number a sample, not of shape {item.shape}"
         if len(item) < _SHORTEST:
-            return f"the sound lasts {1000 * len(item) / SAMPLE_RATE:.0f} ms; at least 25 ms are needed"
+            return f"the sound lasts {1000 * len(item) / SAMPLE_RATE:.1f} ms; at least 25 ms are needed"
         if not np.isfinite(item).all():
             return "the sound holds infinite or undefined samples"
         return None
