@@ -161,12 +161,13 @@ class MMoLRE(nn.Module):
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors`` (optionally in another dtype, e.g. float16) into a folder."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         folder = Path(folder)
         state = {name: t.detach().to(dtype or t.dtype).contiguous().cpu() for name, t in self.state_dict().items()}
         with replacing(folder / WEIGHTS_FILE) as beside:
-            save_file(state, beside)
+            # Written by Python: safetensors' own writer reports a full disk as an error of its own kind, without a code.
+            beside.write_bytes(save(state))
         write_text(folder / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
 
     @classmethod
