@@ -96,7 +96,11 @@ class Trainer:
             _parameter_groups([model, self.objective], recipe.training.weight_decay), lr=0.0
         )
         self.lengths = [sum(len(x) for x in present.values()) for present in train.arrays]
-        self.truths = tuple(t.numpy().astype(np.float64) for t in targets(valid.utterances))
+        truths = zip(("sentiment", "emotion"), targets(valid.utterances), strict=True)
+        # Labels of a task that the model does not have are no labels here.
+        self.truths = tuple(
+            t.numpy().astype(np.float64) if task in model.config.tasks else np.full(t.shape, np.nan) for task, t in truths
+        )
         labelled = [u.sentiment for u in train.utterances if u.sentiment is not None]
         self.train_sentiment_median = float(np.median(labelled)) if labelled else None
         self.state: dict[str, Any] = {
@@ -162,9 +166,9 @@ class Trainer:
         decision = Decision.fit(raw, emotions, self.recipe.emotion_fusion)
         metrics = evaluate_predictions(
             sentiment_pred=raw.sentiment,
-            sentiment_truth=sentiment if "sentiment" in self.model.config.tasks else np.full_like(sentiment, np.nan),
+            sentiment_truth=sentiment,
             emotion_prob=decision.probabilities(raw),
-            emotion_truth=emotions if "emotion" in self.model.config.tasks else np.full_like(emotions, np.nan),
+            emotion_truth=emotions,
             modalities=raw.modalities,
             thresholds=decision.thresholds,
             train_sentiment_median=self.train_sentiment_median,
