@@ -20,6 +20,7 @@ from mmolre.data.batching import Batch, collate, shuffled_buckets, targets
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import direction, evaluate_predictions, lookup
+from mmolre.files import cannot_write
 from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
@@ -99,7 +100,8 @@ class Trainer:
         truths = zip(("sentiment", "emotion"), targets(valid.utterances), strict=True)
         # Labels of a task that the model does not have are no labels here.
         self.truths = tuple(
-            t.numpy().astype(np.float64) if task in model.config.tasks else np.full(t.shape, np.nan) for task, t in truths
+            t.numpy().astype(np.float64) if task in model.config.tasks else np.full(t.shape, np.nan)
+            for task, t in truths
         )
         labelled = [u.sentiment for u in train.utterances if u.sentiment is not None]
         self.train_sentiment_median = float(np.median(labelled)) if labelled else None
@@ -117,7 +119,7 @@ class Trainer:
         """Train to the end, from the checkpoint if there is one. Returns the final state.
 
         Raises:
-            UserError: the loss is not a number (names the batch; the last good checkpoint is kept).
+            UserError: the loss or its gradient is not finite (names the batch; the last good checkpoint is kept).
             InterruptedRunError: ``should_stop`` said so.
         """
         settings = self.recipe.training
@@ -195,7 +197,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.total.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip).item()
+        if not math.isfinite(norm):  # a finite loss may still have a gradient that would spoil every weight
+            self._stop_at_nan(batch, {"gradient norm": norm})
         self.optimizer.step()
         if self.averaged is not self.model:
             # Young averages follow quickly, so that short runs are not dominated by the initial weights.
@@ -209,7 +213,7 @@ class Trainer:
         names = ", ".join(batch.ids[:8]) + (", …" if len(batch.ids) > 8 else "")
         self._log(event="nan", epoch=self.state["epoch"] + 1, step=self.state["step"], ids=batch.ids)
         raise UserError(
-            f"the loss is not a finite number at epoch {self.state['epoch'] + 1}, step {self.state['step']} ({parts}), "
+            f"the loss or its gradient is not finite at epoch {self.state['epoch'] + 1}, step {self.state['step']} ({parts}), "
             f"in the batch of utterances {names}; the last good checkpoint in {self.out} is kept. "
             "Look at these utterances, or lower training.learning_rate"
         )
@@ -253,8 +257,12 @@ class Trainer:
                 file.truncate(self.state["log_bytes"])
 
     def _log(self, **line: Any) -> None:
-        with (self.out / LOG_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        log = self.out / LOG_FILE
+        try:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise cannot_write(log, error) from error
         self.log_line(line)
 
 
