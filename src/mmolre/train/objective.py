@@ -59,7 +59,8 @@ class Objective(nn.Module):
             parts[task] = loss_of(output.tasks[task], truth)
             term = weight * parts[task]
             if task in self.log_variance:
-                s = self.log_variance[task]
+                # A batch without a label of this task says nothing of its uncertainty.
+                s = self.log_variance[task] * (~truth.isnan()).any()
                 term = torch.exp(-s) * term + s
             total = total + term
             auxiliary += [weight * loss_of(x, truth[rows]) for x, rows in output.unimodal[task].values()]
