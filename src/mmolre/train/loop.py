@@ -213,8 +213,8 @@ class Trainer:
         names = ", ".join(batch.ids[:8]) + (", …" if len(batch.ids) > 8 else "")
         self._log(event="nan", epoch=self.state["epoch"] + 1, step=self.state["step"], ids=batch.ids)
         raise UserError(
-            f"the loss or its gradient is not finite at epoch {self.state['epoch'] + 1}, step {self.state['step']} ({parts}), "
-            f"in the batch of utterances {names}; the last good checkpoint in {self.out} is kept. "
+            f"the loss or its gradient is not finite at epoch {self.state['epoch'] + 1}, step {self.state['step']} "
+            f"({parts}), in the batch of utterances {names}; the last good checkpoint in {self.out} is kept. "
             "Look at these utterances, or lower training.learning_rate"
         )
 
