@@ -130,7 +130,10 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no recipe: expected keys such as name, encoders, model")
     for key, value in (overrides or {}).items():
-        _set(content, key, yaml.safe_load(value))
+        try:
+            _set(content, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise UserError(f"cannot set {key}: {value!r} is not a YAML value, such as 3, 0.5, text or [a, b]") from None
     return parse_recipe(content, str(path))
 
 
@@ -157,7 +160,8 @@ def _set(content: dict[str, Any], dotted: str, value: Any) -> None:
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    # A misspelt key comes first: it often is also why another one is missing.
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] != "extra_forbidden":
         return f"{place}: {problem['msg']}" if place else problem["msg"]
