@@ -23,7 +23,7 @@ from mmolre.files import write_text
 from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
-from mmolre.train.loop import Progress, Rows, Trainer, Validation
+from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
 from mmolre.train.recipe import Recipe
 
 RECIPE_FILE = "recipe.json"
@@ -139,7 +139,8 @@ def versions() -> dict[str, str]:
 def _claim_folder(recipe: Recipe, out: Path) -> None:
     content = recipe.model_dump_json(indent=2) + "\n"
     kept = out / RECIPE_FILE
-    if kept.exists():
+    # Until there is a checkpoint nothing can be lost: a recipe that failed before may be mended and tried again.
+    if kept.exists() and (out / CHECKPOINT_FILE).exists():
         if kept.read_text(encoding="utf-8") != content:
             raise UserError(f"{out} holds a run of another recipe or seed; give another --out, or delete it")
         return
