@@ -133,7 +133,9 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
         try:
             _set(content, key, yaml.safe_load(value))
         except yaml.YAMLError:
-            raise UserError(f"cannot set {key}: {value!r} is not a YAML value, such as 3, 0.5, text or [a, b]") from None
+            raise UserError(
+                f"cannot set {key}: {value!r} is not a YAML value, such as 3, 0.5, text or [a, b]"
+            ) from None
     return parse_recipe(content, str(path))
 
 
