@@ -70,20 +70,24 @@ def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] 
     path = folder / PIPELINE_FILE
     try:
         content = json.loads(path.read_bytes())
-        specs, decision, about = content["encoders"], Decision.from_json(content["decision"]), content["about"]
+        decision, about = Decision.from_json(content["decision"]), dict(content["about"])
+        expected, encoders = {}, {}
+        for modality, spec in content["encoders"].items():
+            expected[modality] = spec.pop("fingerprint")
+            if overrides and modality in overrides:
+                spec["source"] = overrides[modality]
+            encoders[modality] = from_spec(spec)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no trained model: {PIPELINE_FILE} is missing") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None
-    encoders = {}
-    for modality, spec in specs.items():
-        expected = spec.pop("fingerprint")
-        if overrides and modality in overrides:
-            spec["source"] = overrides[modality]
-        encoders[modality] = encoder = from_spec(spec)
-        if encoder.fingerprint != expected:
+    for modality, encoder in encoders.items():
+        if encoder.fingerprint != expected[modality]:
             raise UserError(
                 f"the {modality} encoder {encoder.source!r} is not the one that the model in {folder} was trained with "
                 "(its weights or tokenizer differ); name the right one"
             )
-    return Bundle(MMoLRE.from_pretrained(folder), encoders, decision, about)
+    model = MMoLRE.from_pretrained(folder)
+    if set(model.config.modalities) != set(encoders):
+        raise UserError(f"{path} does not fit the model beside it, which reads {' and '.join(model.config.modalities)}")
+    return Bundle(model, encoders, decision, about)
