@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import tiny_encoders
@@ -100,10 +100,12 @@ def test_sound_longer_than_whispers_window_is_joined_from_equal_windows(whisper)
     assert np.array_equal(features.values, np.concatenate([first.values, second.values]))
 
 
+@example(samples=60 * RATE, most=1500)
 @given(samples=st.integers(400, 70 * RATE), most=st.integers(50, 1500))
 def test_windows_cover_everything_and_none_is_a_short_rest(samples, most):
     windows = _windows(np.broadcast_to(np.float32(0), samples), most)
     assert sum(map(len, windows)) == samples
+    assert len(windows) == math.ceil(math.ceil(samples / 320) / most)
     frames = [math.ceil(len(window) / 320) for window in windows]
     assert max(frames) <= most
     assert max(frames) - min(frames) <= 1

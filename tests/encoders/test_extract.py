@@ -142,10 +142,13 @@ def test_start_and_end_cut_only_where_they_are_meant_to(tmp_path, cache):
         Utterance(id="cut", audio=path, start=0.5, end=1.0, cut=True),
         Utterance(id="other", audio=path, start=1.0, end=2.0, cut=True),
         Utterance(id="whole", audio=path, start=100.0, end=101.0, cut=False),
+        Utterance(id="same", audio=path, start=102.0, end=103.0, cut=False),
     ]
-    table = extract(utterances, {"audio": Counter("audio")}, cache)
-    lengths = [table.get(i, "audio").values.shape[0] for i in range(3)]  # type: ignore[union-attr]
-    assert lengths == [8000, 16000, 32000]
+    encoder = Counter("audio")
+    table = extract(utterances, {"audio": encoder}, cache)
+    lengths = [table.get(i, "audio").values.shape[0] for i in range(4)]  # type: ignore[union-attr]
+    assert lengths == [8000, 16000, 32000, 32000]
+    assert len(encoder.encoded) == 3
 
 
 def test_a_renamed_recording_is_not_encoded_again_and_a_changed_one_is(tmp_path):

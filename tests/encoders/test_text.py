@@ -81,6 +81,13 @@ def test_a_long_text_is_cut_at_the_window_and_flagged(folder, encoder):
     assert TextEncoder(folder, max_tokens=1000).window == 20
 
 
+def test_the_window_is_the_models_where_the_tokenizer_knows_none(tmp_path):
+    folder = tiny_encoders.write_roberta(tmp_path, window=20)
+    tiny_encoders.rewrite_json(folder / "tokenizer_config.json", model_max_length=10**30)
+    (features,) = TextEncoder(str(folder)).encode(["bad " * 100])
+    assert (features.values.shape[0], features.truncated) == (20, True)
+
+
 def test_values_beyond_float16_are_brought_to_its_ends(tmp_path):
     folder = tiny_encoders.write_roberta(tmp_path)
     encoder = TextEncoder(str(folder))
