@@ -190,7 +190,8 @@ class Trainer:
             group["lr"] = rate
         batch = collate([self.train_rows.utterances[i] for i in rows], [self.train_rows.arrays[i] for i in rows])
         batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
-        loss = self.objective(self.model(batch.features, batch.masks), batch)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = self.objective(self.model(batch.features, batch.masks), batch)
         total = loss.total.item()
         if not math.isfinite(total):
             self._stop_at_nan(batch, {name: part.item() for name, part in loss.parts.items()})

@@ -79,6 +79,8 @@ class TrainingRecipe(_Part):
         patience: stop after so many epochs without a better score.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
         checkpoint_minutes: also save in the middle of an epoch, this often.
+        precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), weights and validation in float32; faster on a
+            GPU and on CPUs with AMX.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -92,6 +94,7 @@ class TrainingRecipe(_Part):
     patience: int = Field(default=5, ge=1)
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
 
 
 class Recipe(_Part):
