@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmolre.schema import Utterance
+from mmolre.schema import EMOTIONS, Utterance
 
 
 class Batch(NamedTuple):
@@ -65,7 +65,7 @@ def targets(utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
     nan = float("nan")
     sentiment = torch.tensor([nan if u.sentiment is None else u.sentiment for u in utterances], dtype=torch.float32)
     emotions = torch.tensor([[nan if e is None else e for e in u.emotions] for u in utterances], dtype=torch.float32)
-    return sentiment, emotions.view(len(utterances), -1)
+    return sentiment, emotions.view(len(utterances), len(EMOTIONS))
 
 
 def shuffled_buckets(
