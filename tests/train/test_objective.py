@@ -1,0 +1,145 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mmolre.data.batching import Batch, collate
+from mmolre.model.mmolre import Output
+from mmolre.train.objective import Objective, emotion_loss, sentiment_loss
+from mmolre.train.recipe import ObjectiveRecipe
+from tiny_runs import MIXED, tiny_model, tiny_rows
+
+NAN = float("nan")
+BOTH = ("sentiment", "emotion")
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def make(tasks: tuple[str, ...] = BOTH, **settings) -> Objective:
+    return Objective(ObjectiveRecipe.model_validate({"unimodal": 0, "router_balance": 0} | settings), tasks)
+
+
+def output(sentiment: Tensor, emotions: Tensor, unimodal=None, balance: float = 0.0) -> Output:
+    tasks = {"sentiment": sentiment, "emotion": emotions}
+    return Output(tasks, unimodal or {"sentiment": {}, "emotion": {}}, torch.tensor(balance), [], {})
+
+
+def labels(sentiment: list[float], emotions: list[list[float]]) -> Batch:
+    ids = [str(i) for i in range(len(sentiment))]
+    return Batch(ids, {}, {}, torch.tensor(sentiment), torch.tensor(emotions).view(len(ids), 6))
+
+
+def test_sentiment_by_hand():
+    assert sentiment_loss(torch.tensor([1.0, -1.0, 5.0]), torch.tensor([2.5, -1.5, NAN])).item() == 1.0
+    assert sentiment_loss(torch.tensor([1.0]), torch.tensor([NAN])).item() == 0
+
+
+def test_emotion_by_hand():
+    truth = torch.tensor([[1 / 3, 0, 3, NAN, NAN, NAN], [NAN] * 6])
+    logits = torch.tensor([[2.0, 1, 0, 9, 9, 9], [9.0] * 6])
+    expected = (softplus(-2) + softplus(1) + math.log(2)) / 3
+    assert emotion_loss(logits, truth).item() == pytest.approx(expected)
+    assert emotion_loss(logits, torch.full((2, 6), NAN)).item() == 0
+
+
+@given(st.lists(st.booleans(), min_size=5, max_size=5), st.floats(-1e6, 1e6))
+def test_unlabelled_cells_have_no_part_in_value_or_gradient(known, anything):
+    torch.manual_seed(0)
+    mask = torch.tensor(known)
+    for loss, shape in ((sentiment_loss, (5,)), (emotion_loss, (5, 6))):
+        prediction = torch.randn(shape)
+        truth = torch.randn(shape)
+        truth[~mask] = NAN
+        spoiled = prediction.clone()
+        spoiled[~mask] = anything
+        prediction.requires_grad_()
+        spoiled.requires_grad_()
+        value = loss(prediction, truth)
+        assert torch.equal(loss(spoiled, truth), value)
+        if mask.any():
+            torch.testing.assert_close(value, loss(prediction[mask], truth[mask]))
+        for leaf in (prediction, spoiled):
+            (gradient,) = torch.autograd.grad(loss(leaf, truth), leaf)
+            assert torch.isfinite(gradient).all()
+            assert (gradient[~mask] == 0).all()
+            assert mask.sum() == 0 or (gradient[mask] != 0).any()
+
+
+def test_total_by_hand():
+    batch = labels([1.0, NAN], [[NAN] * 6, [1.0, 0, 0, 0, 0, 0]])
+    made = output(
+        torch.tensor([3.0, 7.0]),
+        torch.zeros(2, 6),
+        unimodal={
+            "sentiment": {"text": (torch.tensor([0.0, 7.0]), torch.tensor([0, 1]))},
+            # row 1 alone has audio, and all its emotions are certain and right
+            "emotion": {"audio": (torch.tensor([[50.0, -50, -50, -50, -50, -50]]), torch.tensor([1]))},
+        },
+        balance=0.5,
+    )
+    objective = make(sentiment=2.0, emotion=3.0, unimodal=0.1, router_balance=0.01)
+    loss = objective(made, batch)
+    assert loss.parts["sentiment"].item() == 2
+    assert loss.parts["emotion"].item() == pytest.approx(math.log(2))
+    assert loss.parts["unimodal"].item() == pytest.approx((2 * 1 + 3 * 0) / 2)
+    assert loss.parts["balance"].item() == 0.5
+    assert loss.total.item() == pytest.approx(2 * 2 + 3 * math.log(2) + 0.1 * 1 + 0.01 * 0.5)
+    assert not list(objective.parameters())
+    assert all(not part.requires_grad for part in loss.parts.values())
+
+
+def test_one_task_alone():
+    batch = labels([1.0], [[1.0] * 6])
+    loss = make(("sentiment",))(output(torch.tensor([3.0]), torch.full((1, 6), NAN)), batch)
+    assert loss.total.item() == 2
+    assert set(loss.parts) == {"sentiment", "balance"}
+
+
+def test_uncertainty_by_hand():
+    objective = make(balance_tasks="uncertainty")
+    assert {name: p.item() for name, p in objective.named_parameters()} == dict.fromkeys(
+        ("log_variance.sentiment", "log_variance.emotion"), 0.0
+    )
+    with torch.no_grad():
+        objective.log_variance["sentiment"].fill_(0.7)
+    batch = labels([1.0], [[1.0] * 6])
+    loss = objective(output(torch.tensor([3.0]), torch.zeros(1, 6)), batch)
+    assert loss.parts["sentiment"].item() == 2  # the log has the loss itself
+    assert loss.total.item() == pytest.approx(2 * math.exp(-0.7) + 0.7 + math.log(2))
+    loss.total.backward()
+    gradient = objective.log_variance["sentiment"].grad
+    assert gradient is not None
+    assert gradient.item() == pytest.approx(1 - 2 * math.exp(-0.7), abs=1e-6)
+
+
+def test_a_batch_without_labels_of_a_task_does_not_move_its_weight():
+    objective = make(balance_tasks="uncertainty")
+    with torch.no_grad():
+        objective.log_variance["emotion"].fill_(0.7)
+    loss = objective(output(torch.tensor([3.0]), torch.zeros(1, 6)), labels([1.0], [[NAN] * 6]))
+    assert loss.total.item() == 2
+    loss.total.backward()
+    assert objective.log_variance["emotion"].grad.item() == 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("settings", [{}, {"balance_tasks": "uncertainty"}])
+def test_a_task_without_labels_teaches_its_parts_nothing(settings):
+    """Through the whole model: with no emotion label in the batch, heads and fusion of emotion get no gradient."""
+    model = tiny_model()
+    rows = tiny_rows(7, sets=MIXED, no_emotions=1)
+    batch = collate(rows.utterances, rows.arrays)
+    objective = make(unimodal=0.5, router_balance=0.0, **settings)
+    objective(model(batch.features, batch.masks), batch).total.backward()
+    for name, parameter in model.named_parameters():
+        gradient = 0.0 if parameter.grad is None else parameter.grad.abs().max().item()
+        of_emotion = ("heads.emotion", "unimodal_heads.emotion", "fusion.1")
+        assert math.isfinite(gradient)
+        if name.startswith(of_emotion):
+            assert gradient == 0, name
+        elif name.startswith(("heads.sentiment", "unimodal_heads.sentiment")):
+            assert gradient > 0, name

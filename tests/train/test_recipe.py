@@ -1,0 +1,135 @@
+from pathlib import Path
+
+import pytest
+
+from mmolre import UserError
+from mmolre.evaluate.report import direction
+from mmolre.model.config import ModelConfig
+from mmolre.train.recipe import ModelRecipe, Recipe, load_recipe, parse_recipe
+
+SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+SMALLEST = {"name": "a", "encoders": {"text": {"source": "minilm"}}}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_recipes_that_come_with_the_project(path):
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+    for key in recipe.training.primary:
+        direction(key)
+        assert key.split(".")[0] in recipe.model.tasks
+
+
+def test_there_are_recipes():
+    assert SHIPPED
+
+
+def test_model_recipe_is_the_model_config_but_for_the_modalities():
+    theirs, ours = ModelConfig.model_fields, ModelRecipe.model_fields
+    assert set(ours) == set(theirs) - {"modalities"}
+    assert {name: field.default for name, field in ours.items()} == {name: theirs[name].default for name in ours}
+
+
+def test_defaults():
+    recipe = parse_recipe(SMALLEST, "here")
+    assert recipe.encoders["text"].layers == (-1,)
+    assert recipe.model == ModelRecipe()
+    assert recipe.seed == 0
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def changed(dotted: str, value: object) -> dict:
+    *parents, last = dotted.split(".")
+    content: dict = {"name": "a", "encoders": {"text": {"source": "minilm"}}}
+    inner = content
+    for parent in parents:
+        inner = inner.setdefault(parent, {})
+    inner[last] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("modle", {}, "unknown key modle; did you mean model?"),
+        ("training.epoch", 3, "unknown key training.epoch; did you mean epochs?"),
+        ("model.shared_rank", [1], "unknown key model.shared_rank; did you mean shared_ranks?"),
+        ("objective.balance", 1, "unknown key objective.balance; did you mean balance_tasks?"),
+        ("encoders.text.layer", [1], "unknown key encoders.text.layer; did you mean layers?"),
+        ("objective.zzz", 1, "unknown key objective.zzz; known keys: sentiment, emotion, balance_tasks"),
+        ("encoders.video", {"source": "x"}, "encoders.video: Input should be 'text' or 'audio'"),
+        ("encoders", {}, "encoders: Dictionary should have at least 1 item"),
+        ("training.epochs", 0, "training.epochs: Input should be greater than or equal to 1"),
+        ("training.epochs", "many", "training.epochs: Input should be a valid integer"),
+        ("training.primary", [], "training.primary: Tuple should have at least 1 item"),
+        ("model.width", 0, "model: width: Input should be greater than 0"),
+        ("model.top_k", 9, "model: Value error, top_k is 9, but there are only 8 shared experts"),
+        ("model.routing", "best", "model.routing: Input should be 'utterance', 'token' or 'uniform'"),
+        ("model", None, "model: Input should be a valid dictionary"),
+        ("seed", -1, "seed: Input should be greater than or equal to 0"),
+    ],
+)
+def test_bad_content_is_said_in_one_line(key, value, message):
+    with pytest.raises(UserError) as error:
+        parse_recipe(changed(key, value), "r.yaml")
+    assert str(error.value).startswith(f"r.yaml: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_misspelt_key_is_named_before_the_one_that_is_missing_for_it():
+    with pytest.raises(UserError, match="unknown key encoder; did you mean encoders"):
+        parse_recipe({"name": "a", "encoder": {"text": {"source": "minilm"}}}, "r.yaml")
+    with pytest.raises(UserError, match="encoders: Field required"):
+        parse_recipe({"name": "a"}, "r.yaml")
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("name: a  # with a comment\nencoders:\n  text: {source: minilm}\ntraining: {learning_rate: 5e-4}\n")
+    return path
+
+
+def test_overrides(recipe_file):
+    recipe = load_recipe(
+        recipe_file,
+        {"training.epochs": "3", "model.shared_ranks": "[4, 8]", "model.top_k": "1", "encoders.audio.source": "x"},
+    )
+    assert recipe.training.epochs == 3
+    assert recipe.training.learning_rate == 5e-4
+    assert recipe.model.shared_ranks == (4, 8)
+    assert recipe.encoders["audio"].source == "x"
+    assert load_recipe(recipe_file).training.epochs != 3
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("training.epoch", "3", "did you mean epochs"),
+        ("name.first", "3", "cannot set name.first: name is not a group of keys"),
+        ("training.primary", "[a", "cannot set training.primary: '[a' is not a YAML value"),
+    ],
+)
+def test_bad_overrides(recipe_file, key, value, message):
+    with pytest.raises(UserError, match=message.replace("[", r"\[")):
+        load_recipe(recipe_file, {key: value})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name: [a", "is not YAML"),
+        (b"- a\n- b", "holds no recipe"),
+        (b"", "holds no recipe"),
+        (b"name: \xff", "cannot read the recipe"),
+        (b"name: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_bad_files(tmp_path, content, message):
+    path = tmp_path / "r.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        load_recipe(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="no recipe at"):
+        load_recipe(tmp_path / "none.yaml")
