@@ -166,7 +166,7 @@ class MMoLRE(nn.Module):
         folder = Path(folder)
         state = {name: t.detach().to(dtype or t.dtype).contiguous().cpu() for name, t in self.state_dict().items()}
         with replacing(folder / WEIGHTS_FILE) as beside:
-            # Written by Python: safetensors' own writer reports a full disk by an error of its own kind, without a code.
+            # Written by Python: safetensors' own writer reports a full disk by an error of its own, without a code.
             beside.write_bytes(save(state))
         write_text(folder / CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2) + "\n")
 
