@@ -66,6 +66,8 @@ class Decision:
     def probabilities(self, raw: RawPredictions) -> NDArray[np.float64]:
         """(n, 6) calibrated probabilities; NaN where the model has no emotion task."""
         result = np.full_like(raw.logits, np.nan)
+        if np.isnan(raw.logits).all():
+            return result
         for key, rows in rows_by_set(raw.modalities).items():
             parts = key.split("+")
             if self.late and len(parts) > 1:
