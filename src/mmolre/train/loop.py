@@ -21,6 +21,7 @@ from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import direction, evaluate_predictions, lookup
 from mmolre.files import cannot_write
+from mmolre.evaluate.thresholds import modality_key
 from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
@@ -96,7 +97,10 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             _parameter_groups([model, self.objective], recipe.training.weight_decay), lr=0.0
         )
-        self.lengths = [sum(len(x) for x in present.values()) for present in train.arrays]
+        # What one epoch goes through: indices of the training rows, some of them several times.
+        repeat = recipe.training.repeat
+        self.visits = [i for i, x in enumerate(train.arrays) for _ in range(repeat.get(modality_key(tuple(x)), 1))]
+        self.lengths = [sum(len(x) for x in train.arrays[i].values()) for i in self.visits]
         truths = zip(("sentiment", "emotion"), targets(valid.utterances), strict=True)
         # Labels of a task that the model does not have are no labels here.
         self.truths = tuple(
@@ -180,7 +184,8 @@ class Trainer:
 
     def _epoch_batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(_mix(self.recipe.seed, self.state["epoch"], 1))
-        return shuffled_buckets(self.lengths, self.recipe.training.batch_size, generator)
+        batches = shuffled_buckets(self.lengths, self.recipe.training.batch_size, generator)
+        return [[self.visits[i] for i in batch] for batch in batches]
 
     def _step(self, rows: list[int], total_steps: int) -> dict[str, float]:
         settings, step = self.recipe.training, self.state["step"]

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -76,6 +76,8 @@ class TrainingRecipe(_Part):
         clip: gradient norm.
         ema: decay of the averaged weights that are validated and saved; 0 for none.
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
+        repeat: set of modalities (``text``, ``audio``, ``text+audio``) -> how often an epoch sees each such utterance, so
+            that a small corpus of voices is not drowned by a large one of texts; 1 where not named.
         patience: stop after so many epochs without a better score.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
         checkpoint_minutes: also save in the middle of an epoch, this often.
@@ -91,6 +93,7 @@ class TrainingRecipe(_Part):
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     modality_dropout: float = Field(default=0.3, ge=0, le=1)
+    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
     patience: int = Field(default=5, ge=1)
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
