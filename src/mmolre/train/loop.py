@@ -20,8 +20,8 @@ from mmolre.data.batching import Batch, collate, shuffled_buckets, targets
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import direction, evaluate_predictions, lookup
-from mmolre.files import cannot_write
 from mmolre.evaluate.thresholds import modality_key
+from mmolre.files import cannot_write
 from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance

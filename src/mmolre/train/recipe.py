@@ -76,13 +76,13 @@ class TrainingRecipe(_Part):
         clip: gradient norm.
         ema: decay of the averaged weights that are validated and saved; 0 for none.
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
-        repeat: set of modalities (``text``, ``audio``, ``text+audio``) -> how often an epoch sees each such utterance, so
+        repeat: set of modalities (``text``, ``audio``, ``text+audio``) -> how often an epoch sees such an utterance, so
             that a small corpus of voices is not drowned by a large one of texts; 1 where not named.
         patience: stop after so many epochs without a better score.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
         checkpoint_minutes: also save in the middle of an epoch, this often.
-        precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), weights and validation in float32; faster on a
-            GPU and on CPUs with AMX.
+        precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), weights and validation in float32; faster on
+            a GPU and on CPUs with AMX.
     """
 
     epochs: int = Field(default=10, ge=1)
