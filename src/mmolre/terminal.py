@@ -4,13 +4,13 @@ import json
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -50,19 +50,26 @@ def quiet_warnings() -> Iterator[None]:
         yield
 
 
-def prediction_table(predictions: Sequence[tuple[str, Prediction]]) -> Table:
-    """Titles and predictions as a table that fits 80 columns; emotions that are present are bold."""
+def prediction_table(predictions: Sequence[tuple[str, Prediction | None]]) -> Table:
+    """Titles and predictions as a table that fits 80 columns; emotions that are present are bold.
+
+    A title without a prediction is a heading of those below it.
+    """
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("", overflow="fold")
     table.add_column("sentiment", justify="right", no_wrap=True)
-    names = list(predictions[0][1].emotions) if predictions else []
+    names = next((list(p.emotions) for _, p in predictions if p is not None), [])
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("top", no_wrap=True)
+    if names:
+        table.add_column("top", no_wrap=True)
     for title, p in predictions:
+        if p is None:
+            table.add_row(Text(title, style="bold"))
+            continue
         cells = [Text(f"{p.emotions[n]:.2f}", style="bold" if n in p.present else "dim") for n in names]
         sentiment = Text("-" if p.sentiment is None else f"{p.sentiment:+.2f}", style="bold")
-        table.add_row(Text(title), sentiment, *cells, Text(p.top or "none"))
+        table.add_row(Text(title), sentiment, *cells, *([Text(p.top or "none")] if names else []))
     return table
 
 
@@ -78,6 +85,14 @@ def encoding_progress() -> Iterator[Any]:
             bars.update(tasks[modality], completed=done, total=total)
 
         yield update
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """A running number, for work whose end is not known beforehand."""
+    with Progress(SpinnerColumn(), TextColumn("{task.completed} " + what), console=err, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done: bar.update(task, completed=done)
 
 
 @contextmanager
