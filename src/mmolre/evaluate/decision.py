@@ -45,22 +45,19 @@ class Decision:
         sets = rows_by_set(raw.modalities)
         several = [key for key, rows in sets.items() if "+" in key and labelled[rows].any()]
         late = fusion == "late" or (fusion == "auto" and not several)
-        calibration = {}
-        for modality, logits in raw.alone.items():
-            # Every utterance that has the modality calibrates it, alone or not, where its own logits are known.
-            rows = ~np.isnan(logits).any(axis=1) & labelled
-            if rows.any():
-                calibration[modality] = fit_calibration(logits[rows], emotions[rows])
+        # Every utterance that has a modality says how to read it alone, be it alone there or not.
+        alone = {m: np.flatnonzero(~np.isnan(logits).any(axis=1) & labelled) for m, logits in raw.alone.items()}
+        alone = {m: rows for m, rows in alone.items() if len(rows)}
+        calibration = {m: fit_calibration(raw.alone[m][rows], emotions[rows]) for m, rows in alone.items()}
         if not late:
             for key in several:
                 calibration[key] = fit_calibration(raw.logits[sets[key]], emotions[sets[key]])
-        unfinished = cls(late, calibration, {})
-        probabilities = unfinished.probabilities(raw)
         thresholds = {
-            key: fit_thresholds(probabilities[rows], emotions[rows])
-            for key, rows in sets.items()
-            if labelled[rows].any()
+            m: fit_thresholds(calibration[m].apply(raw.alone[m][rows]), emotions[rows]) for m, rows in alone.items()
         }
+        probabilities = cls(late, calibration, {}).probabilities(raw)
+        for key in several:
+            thresholds[key] = fit_thresholds(probabilities[sets[key]], emotions[sets[key]])
         return cls(late, calibration, thresholds)
 
     def probabilities(self, raw: RawPredictions) -> NDArray[np.float64]:
