@@ -26,3 +26,22 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("encoders")
     return {"text": write_roberta(folder / "roberta"), "audio": write_data2vec_audio(folder / "data2vec")}
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of synthetic utterances, all splits and sets of modalities in it; one row's sound is missing."""
+    from tiny_corpus import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, tiny_encoders: dict[str, Path], tiny_corpus: Path):
+    """A finished training run on ``tiny_corpus``, made with ``tiny_encoders``: the result of ``train``."""
+    from mmolre.data.cache import FeatureCache
+    from mmolre.train.run import train
+    from tiny_corpus import corpus_recipe
+
+    folder = tmp_path_factory.mktemp("run")
+    return train(corpus_recipe(tiny_encoders), [tiny_corpus], folder / "run", cache=FeatureCache(folder / "features"))
