@@ -1,0 +1,152 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmolre import UserError
+from mmolre.bundle import load_bundle, save_bundle
+from mmolre.encoders import from_spec
+from mmolre.evaluate.calibration import Calibration
+from mmolre.evaluate.decision import Decision
+from mmolre.evaluate.thresholds import EmotionThresholds
+from tiny_encoders import write_roberta
+from tiny_runs import tiny_model
+
+
+@pytest.fixture
+def folder(tiny_run, tmp_path) -> Path:
+    """A copy of the tiny run's model that a test may damage."""
+    return Path(shutil.copytree(tiny_run.folder / "model", tmp_path / "model"))
+
+
+def edit(folder: Path, change) -> None:
+    path = folder / "pipeline.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_run_and_its_model_folder_are_the_same_bundle(tiny_run):
+    run, model = load_bundle(tiny_run.folder), load_bundle(str(tiny_run.folder / "model"))
+    assert run.decision == model.decision
+    assert run.about == model.about
+    state = model.model.state_dict()
+    assert all(torch.equal(x, state[name]) for name, x in run.model.state_dict().items())
+    assert {m: e.spec for m, e in run.encoders.items()} == {m: e.spec for m, e in model.encoders.items()}
+    assert run.encoders["audio"].spec["stride"] == 2
+    assert run.encoders["text"].spec["max_tokens"] == 8
+
+
+def test_what_is_saved_comes_back(tmp_path, tiny_encoders):
+    encoder = from_spec({"modality": "text", "source": str(tiny_encoders["text"]), "layers": [1, 0], "max_tokens": 9})
+    decision = Decision(
+        True,
+        {"text": Calibration((0.5,) * 6, (0.1,) * 6)},
+        {"text": EmotionThresholds((0.1,) * 6, (0.2,) * 6, 0.3, 0.4, 0.6)},
+    )
+    model = tiny_model(("text",))
+    save_bundle(tmp_path / "b", model, {"text": encoder}, decision, {"note": "é", "n": 3}, dtype=torch.float16)
+    assert {p.suffix for p in (tmp_path / "b").iterdir()} == {".json", ".safetensors"}
+    bundle = load_bundle(tmp_path / "b")
+    assert bundle.decision == decision
+    assert bundle.about == {"note": "é", "n": 3}
+    assert bundle.encoders["text"].spec == encoder.spec
+    assert bundle.encoders["text"].fingerprint == encoder.fingerprint
+    assert bundle.model.config == model.config
+
+
+def test_other_encoder_weights_are_refused(tiny_run, tmp_path, tiny_encoders):
+    other = write_roberta(tmp_path / "other", seed=1)
+    with pytest.raises(UserError, match=r"is not the one that the model in .* was trained with"):
+        load_bundle(tiny_run.folder, overrides={"text": str(other)})
+    moved = shutil.copytree(tiny_encoders["text"], tmp_path / "moved")
+    bundle = load_bundle(tiny_run.folder, overrides={"text": str(moved)})
+    assert bundle.encoders["text"].source == str(moved)
+
+
+def drop_fingerprint(content):
+    del content["encoders"]["text"]["fingerprint"]
+
+
+def unknown_option(content):
+    content["encoders"]["text"]["colour"] = "red"
+
+
+def unknown_modality(content):
+    content["encoders"]["text"]["modality"] = "smell"
+
+
+def encoders_as_list(content):
+    content["encoders"] = list(content["encoders"])
+
+
+def decision_as_list(content):
+    content["decision"] = []
+
+
+def no_decision(content):
+    del content["decision"]
+
+
+def bad_calibration(content):
+    content["decision"]["calibration"] = {"text": {"scale": [1], "bias": []}}
+
+
+def about_nothing(content):
+    content["about"] = None
+
+
+def one_encoder_less(content):
+    del content["encoders"]["audio"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        drop_fingerprint,
+        unknown_option,
+        unknown_modality,
+        encoders_as_list,
+        decision_as_list,
+        no_decision,
+        bad_calibration,
+        about_nothing,
+        one_encoder_less,
+    ],
+    ids=lambda damage: damage.__name__,
+)
+def test_a_damaged_pipeline_is_said_in_one_line(folder, damage):
+    edit(folder, damage)
+    with pytest.raises(UserError) as error:
+        load_bundle(folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe"])
+def test_a_pipeline_that_is_no_json_object(folder, content):
+    (folder / "pipeline.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"pipeline.json is damaged"):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "pipeline.json"])
+def test_a_missing_file(folder, name):
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        load_bundle(folder)
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match="no model at"):
+        load_bundle(tmp_path / "none")
+    with pytest.raises(UserError, match=r"holds no trained model: pipeline.json is missing"):
+        load_bundle(tmp_path)
+
+
+def test_encoders_that_are_gone(folder):
+    edit(folder, lambda content: content["encoders"]["text"].update(source="/no/such/folder"))
+    with pytest.raises(UserError, match="/no/such/folder") as error:
+        load_bundle(folder)
+    assert "\n" not in str(error.value)
