@@ -16,12 +16,16 @@ class ModalityConfig(BaseModel):
     Attributes:
         width: width d_m of one feature vector.
         layers: how many encoder layers the features hold; they are mixed with learned weights (softmax).
+        standardize: whether each of the ``width`` values is brought to mean 0 and deviation 1 with figures fitted on
+            the training split (ready-made features: every column has a scale of its own), instead of a LayerNorm
+            (encoders: all columns share one).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int = Field(gt=0)
     layers: int = Field(default=1, gt=0)
+    standardize: bool = False
 
 
 class ModelConfig(BaseModel):

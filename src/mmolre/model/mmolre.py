@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mmolre.errors import UserError
 from mmolre.files import replacing, write_text
-from mmolre.model.config import TASK_OUTPUTS, ModalityConfig, ModelConfig
+from mmolre.model.config import TASK_OUTPUTS, ModelConfig
 from mmolre.model.fusion import Sequence, TaskFusion
+from mmolre.model.inputs import InputProjection
 from mmolre.model.unitse import Routing, UniTSE
 
 CONFIG_FILE = "config.json"
@@ -35,22 +36,6 @@ class Output(NamedTuple):
     balance: Tensor
     routing: list[Routing]
     modality_weights: dict[str, Tensor]
-
-
-class InputProjection(nn.Module):
-    """An encoder's layers, mixed with learned softmax weights, normalised, and projected to the trunk's width."""
-
-    def __init__(self, modality: ModalityConfig, width: int, dropout: float) -> None:
-        super().__init__()
-        self.layer_mix = nn.Parameter(torch.zeros(modality.layers))
-        self.norm = nn.LayerNorm(modality.width)
-        self.project = nn.Linear(modality.width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x_btlw: Tensor) -> Tensor:
-        """(B, T, L, width of the encoder) -> (B, T, d)."""
-        mixed = torch.einsum("l,btlw->btw", self.layer_mix.softmax(0), x_btlw)
-        return self.dropout(self.project(self.norm(mixed)))
 
 
 class Head(nn.Module):
@@ -164,7 +149,11 @@ class MMoLRE(nn.Module):
         from safetensors.torch import save
 
         folder = Path(folder)
-        state = {name: t.detach().to(dtype or t.dtype).contiguous().cpu() for name, t in self.state_dict().items()}
+        parameters = dict(self.named_parameters())  # buffers keep their own: a mean may be beyond float16's range
+        state = {
+            name: t.detach().to(dtype if dtype and name in parameters else t.dtype).contiguous().cpu()
+            for name, t in self.state_dict().items()
+        }
         with replacing(folder / WEIGHTS_FILE) as beside:
             # Written by Python: safetensors' own writer reports a full disk by an error of its own, without a code.
             beside.write_bytes(save(state))

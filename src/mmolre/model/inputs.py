@@ -1,0 +1,75 @@
+"""From a modality's features to the trunk's width (ours; the paper fine-tunes encoders that already have it)."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmolre.model.config import ModalityConfig
+
+CLIP = 10.0
+"""Standardised values are brought into [-CLIP, CLIP]: ready-made features hold absurd outliers."""
+
+
+class InputProjection(nn.Module):
+    """A modality's layers, mixed with learned softmax weights, normalised, and projected to the trunk's width."""
+
+    def __init__(self, modality: ModalityConfig, width: int, dropout: float) -> None:
+        super().__init__()
+        self.layer_mix = nn.Parameter(torch.zeros(modality.layers))
+        self.norm = Standardize(modality.width) if modality.standardize else nn.LayerNorm(modality.width)
+        self.project = nn.Linear(modality.width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_btlw: Tensor) -> Tensor:
+        """(B, T, L, width of the features) -> (B, T, d)."""
+        mixed = torch.einsum("l,btlw->btw", self.layer_mix.softmax(0), x_btlw)
+        return self.dropout(self.project(self.norm(mixed)))
+
+
+class Standardize(nn.Module):
+    """(x - mean) / deviation per column, from the training split; kept with the weights.
+
+    A value that is not finite becomes 0, the mean: the features of some corpora hold NaN and infinity.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("deviation", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        standard = ((x - self.mean) / self.deviation).clamp(-CLIP, CLIP)
+        return torch.where(x.isfinite(), standard, 0.0)
+
+    def fit(self, arrays: Iterable[np.ndarray]) -> None:
+        """Take mean and deviation of all finite values of each column; a constant column keeps deviation 1.
+
+        Args:
+            arrays: each (..., width), e.g. one per training utterance.
+        """
+        width = len(self.mean)
+        count, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
+        shift: np.ndarray | None = None
+        for array in arrays:
+            rows = np.asarray(array, np.float64).reshape(-1, width)
+            finite = np.isfinite(rows)
+            if shift is None:
+                # Sums of squares around a typical value: around 0 they lose all digits where values are large.
+                shift = np.where(finite.any(0), np.where(finite, rows, 0).sum(0) / finite.sum(0).clip(1), 0.0)
+            centred = np.where(finite, rows - shift, 0.0)
+            count += finite.sum(0)
+            total += centred.sum(0)
+            squares += (centred**2).sum(0)
+        if shift is None:
+            return
+        offset = total / count.clip(1)
+        variance = squares / count.clip(1) - offset**2
+        scale = np.abs(shift + offset).clip(1.0)
+        deviation = np.where(variance > (1e-6 * scale) ** 2, np.sqrt(variance.clip(0)), 1.0)
+        self.mean.copy_(torch.from_numpy(shift + offset))
+        self.deviation.copy_(torch.from_numpy(deviation))
