@@ -19,7 +19,7 @@ RATE = 16_000
 # kind, id, mood that we meant, words, and for voices: espeak-ng's voice, pitch 0-99, words a minute, loudness 0-200
 SAMPLES = [
     ("text", "text-happy", "happy", "I passed the exam, we are all celebrating!"),
-    ("text", "text-sad", "sad", "Grandfather died today. I miss him so much."),
+    ("text", "text-sad", "sad", "Grandfather died today. I miss him."),
     ("text", "text-angry", "angry", "They lied to us again. I am sick of this!"),
     ("text", "text-neutral", "neutral", "The bus leaves at ten past eight."),
     ("voice", "voice-bright", "happy", "You will not believe what happened today!", "en-us+f3", 80, 190, 130),

@@ -8,10 +8,7 @@ import sys
 from pathlib import Path
 
 from mmolre import terminal
-from mmolre.data.dataset import FailedRow
-from mmolre.data.manifest import read_manifest
 from mmolre.errors import UserError
-from mmolre.predictor import load
 
 SAMPLES = Path(__file__).parent / "samples"
 MANIFEST = SAMPLES / "samples.jsonl"
@@ -29,13 +26,17 @@ def run_demo() -> None:
     Raises:
         UserError: the encoders have not been fetched, or the package lacks its model or samples.
     """
+    terminal.note("Loading the model and its encoders …")
+    from mmolre.data.dataset import FailedRow
+    from mmolre.data.manifest import read_manifest
+    from mmolre.predictor import Prediction, load
+
     utterances = read_manifest(MANIFEST)
     about = {row["id"]: row for row in map(json.loads, MANIFEST.read_text(encoding="utf-8").splitlines())}
-    terminal.note("Loading the model and its encoders …")
     predictor = load()
     with terminal.quiet_warnings():
         results = list(predictor.predict_many(utterances))
-    rows: list[tuple[str, terminal.Prediction | None]] = []
+    rows: list[tuple[str, Prediction | None]] = []
     for modalities, heading in HEADINGS.items():
         rows.append((heading, None))
         for utterance, result in zip(utterances, results, strict=True):

@@ -44,6 +44,8 @@ def predict_file(
     Raises:
         UserError: a bad manifest, or a file that cannot be written; nothing is left behind.
     """
+    if out.is_dir():
+        raise UserError(f"{out} is a folder: name a file to write the predictions to, such as predictions.jsonl")
     errors = out.with_name(out.stem + ".errors.jsonl")
     for path in (out, errors):
         if any(path.resolve() == manifest.resolve() for manifest in data):

@@ -1,5 +1,7 @@
 """What people see in a terminal: tables, progress, and the end of a job with failed rows."""
 
+from __future__ import annotations
+
 import json
 import signal
 import sys
@@ -7,17 +9,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from mmolre.data.dataset import FailedRow
-from mmolre.predictor import Prediction
-from mmolre.train.loop import Progress as TrainingProgress
-from mmolre.train.run import Callbacks
+if TYPE_CHECKING:  # these import torch, and not every command needs it
+    from mmolre.data.dataset import FailedRow
+    from mmolre.predictor import Prediction
+    from mmolre.train.loop import Progress as TrainingProgress
+    from mmolre.train.run import Callbacks
 
 out = Console(highlight=False, soft_wrap=False)
 """Results."""
@@ -90,7 +93,13 @@ def encoding_progress() -> Iterator[Any]:
 @contextmanager
 def counting(what: str) -> Iterator[Callable[[int], None]]:
     """A running number, for work whose end is not known beforehand."""
-    with Progress(SpinnerColumn(), TextColumn("{task.completed} " + what), console=err, transient=True) as bar:
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed} " + what),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    ) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done: bar.update(task, completed=done)
 
@@ -98,6 +107,8 @@ def counting(what: str) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def training_display() -> Iterator[Callbacks]:
     """Bars for encoding and training, a line per epoch; the first Ctrl-C asks the loop to stop at the next step."""
+    from mmolre.train.run import Callbacks
+
     stop = False
 
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
@@ -151,6 +162,7 @@ def _bars() -> Progress:
         TimeRemainingColumn(),
         console=err,
         transient=True,
+        disable=not err.is_terminal,  # a log file gets whole lines alone
     )
 
 
