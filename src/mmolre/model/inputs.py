@@ -24,8 +24,13 @@ class InputProjection(nn.Module):
 
     def forward(self, x_btlw: Tensor) -> Tensor:
         """(B, T, L, width of the features) -> (B, T, d)."""
-        mixed = torch.einsum("l,btlw->btw", self.layer_mix.softmax(0), x_btlw)
-        return self.dropout(self.project(self.norm(mixed)))
+        weights = self.layer_mix.softmax(0)
+        if isinstance(self.norm, Standardize):
+            # Before the mixing: a NaN in it would be one in the gradient of the weights, whatever follows.
+            mixed = torch.einsum("l,btlw->btw", weights, self.norm(x_btlw))
+        else:
+            mixed = self.norm(torch.einsum("l,btlw->btw", weights, x_btlw))
+        return self.dropout(self.project(mixed))
 
 
 class Standardize(nn.Module):
