@@ -6,6 +6,7 @@ could not be used; 130 stopped by Ctrl-C.
 
 import io
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -91,7 +92,8 @@ def train(
         f"{folder}: best epoch {state['best_epoch']} of {state['epoch']}, "
         f"score {state['best_score']:.4f} on valid, {state['seconds'] / 60:.1f} minutes"
     )
-    terminal.plain(f"next: mmolre evaluate {folder} --data {data[0]} --split test")
+    next_one = ["mmolre", "evaluate", str(folder), "--data", str(data[0]), "--split", "test"]
+    terminal.plain(f"next: {shlex.join(next_one)}")
     if result.failed:
         terminal.tell_failures(result.failed, where=f"; all in {folder / 'failed-rows.jsonl'}")
         return ROWS_FAILED
@@ -314,13 +316,16 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding has not
             stream.reconfigure(errors="backslashreplace")
-    if sys.argv[1:] == ["--version"]:
-        print(f"mmolre {mmolre.__version__}")
-        return
     try:
         description = "Sentiment and six emotions from words and voice."
-        code = app.cli(prog="mmolre", description=description, config=(DisallowNone, FlagCreatePairsOff))
+        if sys.argv[1:] == ["--version"]:
+            print(f"mmolre {mmolre.__version__}")
+            code = 0
+        else:
+            code = app.cli(prog="mmolre", description=description, config=(DisallowNone, FlagCreatePairsOff))
         sys.stdout.flush()
+    except SystemExit as end:  # help and bad usage
+        code = end.code
     except UserError as error:
         print(f"mmolre: {error}", file=sys.stderr)
         code = 2

@@ -22,9 +22,15 @@ if TYPE_CHECKING:  # these import torch, and not every command needs it
     from mmolre.train.loop import Progress as TrainingProgress
     from mmolre.train.run import Callbacks
 
-out = Console(highlight=False, soft_wrap=False)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would exit with code 1, as if something were wrong
+
+
+out = _Console(highlight=False, soft_wrap=False)
 """Results."""
-err = Console(stderr=True, highlight=False)
+err = _Console(stderr=True, highlight=False)
 """Everything that is not a result."""
 
 SHOWN_FAILURES = 5
