@@ -13,6 +13,7 @@ from mmolre import MMoLRE, Utterance
 from mmolre.data.batching import collate
 from mmolre.errors import UserError
 from mmolre.model.config import ModalityConfig, ModelConfig
+from mmolre.train import loop
 from mmolre.train.loop import InterruptedRunError, Rows, Trainer, drop_modalities, schedule
 from mmolre.train.recipe import Recipe
 from tiny_runs import MIXED, SHAPES, tiny_arrays, tiny_recipe, tiny_rows
@@ -112,6 +113,20 @@ def test_same_seed_same_result_other_seed_other_result(tmp_path):
         make(tmp_path / name, tiny_recipe(seed=seed, model={"dropout": 0.2})).run()
     assert same(tmp_path / "a", tmp_path / "b")
     assert not same(tmp_path / "a", tmp_path / "c")
+
+
+def test_each_epoch_has_every_utterance_once_in_an_order_of_its_own(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        loop, "collate", lambda rows, arrays: seen.append([u.id for u in rows]) or collate(rows, arrays)
+    )
+    trainer = make(tmp_path, tiny_recipe())
+    monkeypatch.setattr(trainer, "validate", lambda real=trainer.validate: real()._replace(score=0.0))
+    trainer.run()
+    first, second = seen[:3], seen[3:]
+    for epoch in (first, second):
+        assert sorted(i for batch in epoch for i in batch) == sorted(u.id for u in TRAIN.utterances)
+    assert first != second
 
 
 # ---- resuming ----
@@ -219,6 +234,7 @@ def test_a_loss_that_is_not_a_number_names_the_batch_and_keeps_the_checkpoint(tm
     message = str(error.value)
     assert "\n" not in message
     assert "epoch 2" in message
+    assert "'sentiment': nan" in message
     last = log(tmp_path)[-1]
     assert last["event"] == "nan"
     assert TRAIN.utterances[7].id in last["ids"]

@@ -77,8 +77,8 @@ def test_total_by_hand():
         torch.zeros(2, 6),
         unimodal={
             "sentiment": {"text": (torch.tensor([0.0, 7.0]), torch.tensor([0, 1]))},
-            # row 1 alone has audio, and all its emotions are certain and right
-            "emotion": {"audio": (torch.tensor([[50.0, -50, -50, -50, -50, -50]]), torch.tensor([1]))},
+            # row 1 alone has audio; its emotions are certain and right but for the last, missed by 6
+            "emotion": {"audio": (torch.tensor([[50.0, -50, -50, -50, -50, 6]]), torch.tensor([1]))},
         },
         balance=0.5,
     )
@@ -86,9 +86,9 @@ def test_total_by_hand():
     loss = objective(made, batch)
     assert loss.parts["sentiment"].item() == 2
     assert loss.parts["emotion"].item() == pytest.approx(math.log(2))
-    assert loss.parts["unimodal"].item() == pytest.approx((2 * 1 + 3 * 0) / 2)
+    assert loss.parts["unimodal"].item() == pytest.approx((2 * 1 + 3 * softplus(6) / 6) / 2)
     assert loss.parts["balance"].item() == 0.5
-    assert loss.total.item() == pytest.approx(2 * 2 + 3 * math.log(2) + 0.1 * 1 + 0.01 * 0.5)
+    assert loss.total.item() == pytest.approx(2 * 2 + 3 * math.log(2) + 0.1 * (2 + softplus(6) / 2) / 2 + 0.01 * 0.5)
     assert not list(objective.parameters())
     assert all(not part.requires_grad for part in loss.parts.values())
 
