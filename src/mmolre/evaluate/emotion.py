@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mmolre.evaluate.calibration import expected_calibration_error
 from mmolre.evaluate.sentiment import weighted_f1
 from mmolre.evaluate.thresholds import EmotionThresholds, as_cells
 from mmolre.schema import EMOTIONS
@@ -43,6 +44,7 @@ def emotion_metrics(
         - ``average_precision``*, ``ap_mean``, ``auc``*, ``auc_mean``: threshold-free (scikit-learn).
         - ``top_accuracy``: over the samples with all six labels and at most one emotion present, how often the one most
           likely emotion (or none, where it is below ``top_none``) is the one present (or none); ``top_n``: how many.
+        - ``calibration_error``: expected calibration error of all labelled cells, in bins of equal mass.
         - ``n``: samples with any label; ``support``*: how many of the samples have the emotion.
 
     Raises:
@@ -85,6 +87,7 @@ def emotion_metrics(
         "auc_mean": _mean(auc.values()),
         "top_accuracy": top_accuracy,
         "top_n": top_n,
+        "calibration_error": expected_calibration_error(prob, truth),
         "n": int(labelled.any(axis=1).sum()),
         "support": dict(zip(EMOTIONS, there.sum(axis=0).tolist(), strict=True)),
     }

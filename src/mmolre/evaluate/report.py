@@ -26,7 +26,7 @@ PRIMARY: dict[str, str] = {
     **{f"sentiment.{k}": "max" for k in ("corr", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "acc7", "acc5")},
     **{f"emotion.{k}": "max" for k in ("wa_mean", "wf1_mean", "accuracy_cells", "jaccard", "jaccard_empty1")},
     **{f"emotion.{k}": "max" for k in ("micro_f1", "macro_f1")},
-    "emotion.hamming": "min",
+    **{f"emotion.{k}": "min" for k in ("hamming", "calibration_error")},
     **{f"emotion.{k}": "max" for k in ("ap_mean", "auc_mean", "top_accuracy")},
     **{f"emotion.{k}.{name}": "max" for k in PER_EMOTION for name in EMOTIONS},
 }

@@ -1,0 +1,107 @@
+"""Make docs/results.md from the summaries under results/. `--check` fails where the page is not what they say."""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "results.md"
+NOTES = ROOT / "results" / "notes"
+
+SENTIMENT = ("mae", "corr", "acc2_has0", "acc2_non0", "f1_non0", "acc7", "acc5")
+EMOTION = (
+    *("wa_mean", "micro_f1", "macro_f1", "jaccard", "jaccard_empty1"),
+    *("hamming", "ap_mean", "auc_mean", "top_accuracy"),
+)
+FRACTIONS = {"mae", "corr"}
+"""Shown as they are; all others in percent."""
+
+HEAD = """# Results
+
+Made by `python scripts/make_results.py` from the files under `results/`, which `python scripts/record_run.py` writes;
+do not edit. Choices (epoch, thresholds, hyper-parameters) were made on valid; test was scored once per run. Mean ±
+standard deviation over seeds where there are several. MAE and Corr as they are, the rest in percent. The metrics are
+defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a model that is not clearly above them has
+learned nothing.
+"""
+
+
+def runs_by_recipe() -> dict[str, list[dict[str, Any]]]:
+    """Recipe -> its runs, by seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((ROOT / "results").glob("*/seed*.json")):
+        run = json.loads(path.read_text())
+        found.setdefault(run["recipe"], []).append(run)
+    return found
+
+
+def cell(name: str, values: Iterable[float | None]) -> str:
+    """One table cell: the value, or mean ± standard deviation."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return "–"
+    scale, digits = (1, 3) if name in FRACTIONS else (100, 1)
+    text = f"{scale * statistics.mean(known):.{digits}f}"
+    return text if len(known) < 2 else f"{text} ± {scale * statistics.stdev(known):.{digits}f}"
+
+
+def table(task: str, names: tuple[str, ...], metrics: list[dict[str, Any]]) -> list[str]:
+    """A Markdown table of one task on one data set, the trivial predictors below."""
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    rows = {"**model**": [m[task] for m in metrics]}
+    for trivial in metrics[0]["trivial"].get(task, {}):
+        rows[f"_{trivial.replace('_', ' ')}_"] = [metrics[0]["trivial"][task][trivial]]
+    for title, values in rows.items():
+        lines.append("| " + " | ".join([title, *(cell(n, (v.get(n) for v in values)) for n in names)]) + " |")
+    return [*lines, ""]
+
+
+def section(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
+    """Everything about one recipe."""
+    first = runs[0]
+    seeds = ", ".join(str(run["seed"]) for run in runs)
+    minutes = statistics.mean(run["minutes"] for run in runs)
+    lines = [
+        f"## {recipe}",
+        "",
+        f"Seed {seeds}; {first['parameters']:,} parameters beside the frozen encoders; "
+        f"{first['train_utterances']:,} training utterances; {minutes:.1f} minutes of training on "
+        f"{first['versions']['torch_threads']} CPU thread(s), torch {first['versions']['torch']}; "
+        f"best epoch {', '.join(str(run['best_epoch']) for run in runs)}. "
+        f"Epoch chosen by {' and '.join(first['primary'])} on valid.",
+        "",
+    ]
+    note = NOTES / f"{recipe}.md"
+    if note.exists():
+        lines += [note.read_text().strip(), ""]
+    for name in first["metrics"]:
+        metrics = [run["metrics"][name] for run in runs if name in run["metrics"]]
+        lines += [f"### {recipe}: {name} ({metrics[0]['n']:,} utterances)", ""]
+        for task, names in (("sentiment", SENTIMENT), ("emotion", EMOTION)):
+            if task in metrics[0]:
+                lines += table(task, names, metrics)
+    return lines
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [HEAD]
+    for recipe, runs in runs_by_recipe().items():
+        lines += section(recipe, sorted(runs, key=lambda run: run["seed"]))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    content = page()
+    if "--check" in sys.argv[1:]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != content:
+            sys.exit("docs/results.md is not what results/ says: run python scripts/make_results.py")
+        return
+    PAGE.write_text(content, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Put a finished run's model into the package, in float16, with its model card.
+
+    python scripts/ship_model.py runs/everyday-seed0
+
+The figures of the card come from results/RECIPE/seedN.json (scripts/record_run.py).
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmolre.bundle import SHIPPED, load_bundle, save_bundle
+from mmolre.files import write_text
+from mmolre.train.run import RECIPE_FILE
+
+LIMIT = 10_000_000  # bytes
+RESULTS = Path(__file__).parent.parent / "results"
+
+CARD = """---
+license: other
+language: en
+tags: [sentiment-analysis, emotion-recognition, multimodal]
+---
+# The model that comes with mmolre
+
+Multimodal Mixture of Low-Rank Experts over frozen encoders: from the words of an utterance, its sound, or both, it
+predicts sentiment in [-3, 3] and the probability of happy, sad, anger, surprise, disgust and fear. {parameters:,}
+parameters of ours, {megabytes:.1f} MB in float16. The encoders are not in it: all-MiniLM-L6-v2 (text) and the encoder
+of Whisper tiny.en (audio), which `mmolre encoders fetch` brings and checks.
+
+This card is made by `python scripts/ship_model.py`; the figures are those of `results/{recipe}/seed{seed}.json`.
+
+## Trained on
+
+Recipe `{recipe}`, seed {seed}: {train_utterances:,} utterances, {train_with_sentiment:,} with sentiment and
+{train_with_emotions:,} with emotions. CMU-MOSEI (text; sentiment and emotions), CMU-MOSI (text; sound for some of it;
+sentiment) and RAVDESS (sound; emotions acted by 14 speakers; two more for valid). None of it is in the package.
+
+## Figures
+
+{figures}
+
+Sentiment: MAE, Pearson correlation, accuracy of the sign (zeros left out). Emotions: mean weighted accuracy, micro-F1,
+macro-F1, mean AUC, and how often `top` is right where at most one emotion is present. In brackets the best trivial
+predictor. Expected calibration error of the emotion probabilities on each: {calibration}.
+
+## How emotions from words and voice together come about
+
+None of these corpora has emotion labels for utterances in which both the words and the voice carry the emotion. So the
+emotions of an utterance with both are the mean of the two modalities' own calibrated logits, and its thresholds the
+mean of theirs. No figure here says how good that is. The sentiment is the fused model's.
+
+## Limits
+
+- English only. Words of speakers in English-language videos (reviews, opinions), voices of North American actors who
+  speak two sentences. Other people, languages, accents, ages and situations: unknown, expect worse.
+- The emotions are what annotators saw in others, or what actors were told to play; not what somebody felt.
+- Sentiment from a voice alone was learned from fewer than 400 short clips and is weak.
+- Surprise and fear are rare in the training text; their probabilities are the least certain.
+- Synthetic, sung or heavily processed voices are not what it was trained on.
+
+## Responsible use
+
+For research and for looking at one's own recordings. Not for decisions about people: not for hiring, grading, policing,
+insurance, health or the watching of employees, where reading emotions is unreliable and in places unlawful. Tell people
+whose speech is analysed, and get their consent.
+
+## Licence
+
+The code is MIT. The weights were learned from corpora that are given for research (CMU-MOSI, CMU-MOSEI) or under
+CC BY-NC-SA 4.0 (RAVDESS): use them for research and not commercially, and cite the corpora.
+"""
+
+
+def figures_table(metrics: dict[str, dict[str, Any]]) -> str:
+    """One row per data set and set of modalities."""
+    lines = [
+        "| | utterances | MAE | Corr | Acc-2 | WA | micro-F1 | macro-F1 | AUC | top right |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    columns = (
+        *(("sentiment", name, 3, 1) for name in ("mae", "corr")),
+        ("sentiment", "acc2_non0", 1, 100),
+        *(("emotion", name, 1, 100) for name in ("wa_mean", "micro_f1", "macro_f1", "auc_mean", "top_accuracy")),
+    )
+    for name, scored in metrics.items():
+        cells = []
+        for task, key, digits, scale in columns:
+            value = scored.get(task, {}).get(key)
+            if value is None:
+                cells.append("")
+                continue
+            trivial = [t[key] for t in scored["trivial"][task].values() if t.get(key) is not None]
+            best = f" ({scale * (min if key == 'mae' else max)(trivial):.{digits}f})" if trivial else ""
+            cells.append(f"{scale * value:.{digits}f}{best}")
+        lines.append(f"| {name} | {scored['n']:,} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    options = parser.parse_args()
+    recipe = json.loads((options.run / RECIPE_FILE).read_text())
+    bundle = load_bundle(options.run)
+    kept = json.loads((RESULTS / recipe["name"] / f"seed{recipe['seed']}.json").read_text())
+    save_bundle(SHIPPED, bundle.model, bundle.encoders, bundle.decision, bundle.about, dtype=torch.float16)
+    size = sum(path.stat().st_size for path in SHIPPED.iterdir())
+    if size > LIMIT:
+        raise SystemExit(f"{size / 1e6:.1f} MB is more than the {LIMIT / 1e6:.0f} MB that a shipped model may have")
+    errors = {
+        name: m["emotion"]["calibration_error"]
+        for name, m in kept["metrics"].items()
+        if m.get("emotion", {}).get("calibration_error") is not None
+    }
+    card = CARD.format(
+        **bundle.about,
+        parameters=kept["parameters"],
+        megabytes=size / 1e6,
+        figures=figures_table(kept["metrics"]),
+        calibration=", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or "not measured",
+    )
+    write_text(SHIPPED / "README.md", card)
+    print(f"{SHIPPED}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
