@@ -57,11 +57,8 @@ def train(
         device: cpu or cuda.
     """
     _needs_data(data)
-    from mmolre import terminal
-    from mmolre.train.loop import InterruptedRunError
     from mmolre.train.named import find_recipe
     from mmolre.train.recipe import load_recipe
-    from mmolre.train.run import train as run_training
 
     overrides = dict(_pair(item) for item in set)
     for modality, source in (("text", text_encoder), ("audio", audio_encoder)):
@@ -70,6 +67,11 @@ def train(
     if seed is not None:
         overrides["seed"] = str(seed)
     parsed = load_recipe(find_recipe(recipe), overrides)
+
+    from mmolre import terminal
+    from mmolre.train.loop import InterruptedRunError
+    from mmolre.train.run import train as run_training
+
     _check_device(device)
     folder = out or Path("runs") / f"{parsed.name}-seed{parsed.seed}"
     again = f"stopped; run the same command again to go on ({folder})"
