@@ -1,4 +1,3 @@
-import itertools
 import json
 import subprocess
 import sys
@@ -118,7 +117,7 @@ def test_bounded_memory(predictor):
     drawn = []
 
     def source():
-        for i in itertools.count():
+        for i in range(3 * CHUNK):
             drawn.append(i)
             yield Utterance(str(i), "good")
 
@@ -141,7 +140,7 @@ def test_a_row_with_nothing_that_the_model_reads(tiny_run):
     assert both.modalities == ["text"]
 
 
-def test_present_and_top_follow_the_thresholds_of_the_set(predictor, monkeypatch):
+def test_present_and_top_follow_the_thresholds_of_the_set(predictor, sound, monkeypatch):
     probabilities = predictor.predict(text="good").emotions
     best = max(probabilities, key=probabilities.__getitem__)
     low, high = EmotionThresholds((0,) * 6, (0,) * 6, 0, 0, 0), EmotionThresholds((1,) * 6, (1,) * 6, 1, 1, 1)
@@ -150,6 +149,8 @@ def test_present_and_top_follow_the_thresholds_of_the_set(predictor, monkeypatch
     monkeypatch.setitem(thresholds, "text+audio", high)
     found = predictor.predict(text="good")
     assert (found.present, found.top) == (list(EMOTIONS), best)
+    found = predictor.predict(text="good", audio=sound)
+    assert (found.present, found.top) == ([], None)
     monkeypatch.setitem(thresholds, "text", high)
     found = predictor.predict(text="good")
     assert (found.present, found.top) == ([], None)

@@ -29,10 +29,11 @@ def test_the_seed_decides():
 
 def test_shuffled_batches_are_neither_in_order_of_length_nor_the_same_company_each_time():
     many = np.random.default_rng(0).integers(1, 100, 800).tolist()
-    batches = shuffled_buckets(many, 8, draws(1), pool=10)
+    batches = shuffled_buckets(many, 8, draws(1), pool=50)
     means = [np.mean([many[i] for i in batch]) for batch in batches]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.3
-    others = {frozenset(batch) for batch in shuffled_buckets(many, 8, draws(2), pool=10)}
+    assert abs(np.corrcoef(means[:50], np.arange(50))[0, 1]) < 0.3
+    others = {frozenset(batch) for batch in shuffled_buckets(many, 8, draws(2), pool=50)}
     assert sum(frozenset(batch) in others for batch in batches) < 5
 
 
