@@ -1,6 +1,7 @@
 """What an utterance is, and what the two tasks predict. Standard library only, so importing it costs nothing."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 EMOTIONS = ("happy", "sad", "anger", "surprise", "disgust", "fear")
@@ -16,6 +17,9 @@ SPLITS = ("train", "valid", "test")
 
 TASKS = ("sentiment", "emotion")
 """MSA (one regression target) and MER (six binary targets)."""
+
+
+_NO_FEATURES: Mapping[str, Path] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,8 @@ class Utterance:
         speaker, video_id: for grouping; never model inputs.
         sentiment: in [-3, 3].
         emotions: six intensities in [0, 3] in the order of :data:`EMOTIONS`, each ``None`` where unlabelled.
+        features: name -> file of ready-made features (:mod:`mmolre.data.feature_file`); one mapping for a whole
+            manifest. Whether a file holds this utterance is for its reader to say.
         row: where it came from, for messages, e.g. ``segments.csv:17``.
     """
 
@@ -48,6 +54,7 @@ class Utterance:
     video_id: str | None = None
     sentiment: float | None = None
     emotions: tuple[float | None, ...] = (None,) * len(EMOTIONS)
+    features: Mapping[str, Path] = field(default_factory=lambda: _NO_FEATURES, hash=False)
     row: str = ""
 
     @property

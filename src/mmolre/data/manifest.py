@@ -3,7 +3,8 @@
 Columns (all others are ignored; one that looks like a misspelt column is warned of):
 
 - ``id``, or ``video_id`` and ``clip_id``, from which it is made: ``video_id_clip_id``. Always text, unique.
-- ``text``, ``audio``: at least one of them in each row; blank is absent. ``audio`` is a path relative to the audio
+- ``text``, ``audio``: at least one of them in each row, unless there are ready-made features; blank is absent.
+  ``audio`` is a path relative to the audio
   root: ``audio_root`` where given, else what the sidecar names, else the manifest's folder. It may not leave the root,
   by ``..``, as an absolute path or through a link. Whether the file is there is not looked at here, so that a row whose
   own file is missing stops no job.
@@ -15,12 +16,11 @@ Columns (all others are ignored; one that looks like a misspelt column is warned
   Blank (also nan, null, none, na) is *not labelled*, never 0.
 - ``speaker``: for grouping.
 
-The sidecar of ``m.csv`` is ``m.csv.json``, ``{"audio_root": "FOLDER"}``: an absolute path, or one relative to the
-manifest's folder. Importers write it where the audio lies elsewhere than the manifest.
+The sidecar of ``m.csv`` is ``m.csv.json``, :mod:`mmolre.data.manifest_sidecar`: where the audio lies if elsewhere than
+the manifest, and the files of ready-made features.
 """
 
 import difflib
-import json
 import os
 import warnings
 from collections.abc import Iterable, Iterator
@@ -29,7 +29,8 @@ from typing import Any
 
 from mmolre.data.manifest_fields import as_label, as_seconds, as_split, as_string
 from mmolre.data.manifest_rows import check_suffix, iter_rows
-from mmolre.data.manifest_write import sidecar_path, write_manifest
+from mmolre.data.manifest_sidecar import Sidecar, read_sidecar
+from mmolre.data.manifest_write import write_manifest
 from mmolre.errors import UserError
 from mmolre.schema import EMOTIONS, Utterance
 
@@ -89,10 +90,11 @@ def iter_manifest(path: Path, *, audio_root: Path | None = None, require_splits:
     check_suffix(path)
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such manifest'}")
-    return _utterances(path, _audio_root(path, audio_root), require_splits)
+    sidecar = read_sidecar(path)
+    return _utterances(path, _audio_root(path, audio_root, sidecar), sidecar.features, require_splits)
 
 
-def _utterances(path: Path, root: Path, require_splits: bool) -> Iterator[Utterance]:
+def _utterances(path: Path, root: Path, features: dict[str, Path], require_splits: bool) -> Iterator[Utterance]:
     real_root = os.path.realpath(root)
     ids: set[int] = set()
     columns: dict[str, None] = {}
@@ -102,9 +104,9 @@ def _utterances(path: Path, root: Path, require_splits: bool) -> Iterator[Uttera
         where = f"{path.name}:{number}"
         if row.keys() != keys:
             keys = row.keys()
-            _check_columns(path, number, list(keys))
+            _check_columns(path, number, list(keys), bool(features))
             columns |= dict.fromkeys(keys)
-        utterance, odd = _utterance(row, where, root, real_root)
+        utterance, odd = _utterance(row, where, root, real_root, features)
         if require_splits and utterance.split is None:
             raise UserError(f"{where}: no split: give train, valid or test in the column 'split'")
         if hash(utterance.id) in ids:  # a set of hashes is small; the rare hit is looked up in the file itself
@@ -125,12 +127,14 @@ def _utterances(path: Path, root: Path, require_splits: bool) -> Iterator[Uttera
     _warn_of_misspelt(path, list(columns))
 
 
-def _utterance(row: dict[str, Any], where: str, root: Path, real_root: str) -> tuple[Utterance, bool]:
+def _utterance(
+    row: dict[str, Any], where: str, root: Path, real_root: str, features: dict[str, Path]
+) -> tuple[Utterance, bool]:
     """The row's utterance, and whether its start and end are odd."""
     get = row.get
     text = as_string(get("text"), "text", where)
     audio = as_string(get("audio"), "audio", where)
-    if text is None and audio is None:
+    if text is None and audio is None and not features:
         raise UserError(f"{where}: neither text nor audio: fill in one, or remove the row")
     start = as_seconds(get("start"), "start", where)
     end = as_seconds(get("end"), "end", where)
@@ -154,6 +158,7 @@ def _utterance(row: dict[str, Any], where: str, root: Path, real_root: str) -> t
         video_id=as_string(get("video_id"), "video_id", where),
         sentiment=as_label(get("sentiment"), "sentiment", where),
         emotions=tuple(as_label(get(name), name, where) for name in EMOTIONS),
+        features=features,
         row=where,
     )
     return utterance, odd
@@ -179,16 +184,12 @@ def _inside(audio: str, root: Path, real_root: str, where: str) -> Path:
     raise UserError(f"{where}: the audio path {audio!r} leaves its root {root}: set --audio-root to a folder above it")
 
 
-def _audio_root(manifest: Path, given: Path | None) -> Path:
+def _audio_root(manifest: Path, given: Path | None, sidecar: Sidecar) -> Path:
     """The absolute folder that ``audio`` is relative to."""
     if given is not None:
         root, source = Path(given), "--audio-root"
-    elif (sidecar := sidecar_path(manifest)).is_file():
-        try:
-            root = manifest.parent / json.loads(sidecar.read_text(encoding="utf-8-sig"))["audio_root"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f'{sidecar}: not of the form {{"audio_root": "FOLDER"}}: mend or remove it') from None
-        source = f"{sidecar.name}; pass --audio-root"
+    elif sidecar.audio_root is not None:
+        root, source = sidecar.audio_root, f"{sidecar.path.name}; pass --audio-root"
     else:
         root, source = manifest.parent, "the manifest's folder"
     if not root.is_dir():
@@ -196,11 +197,11 @@ def _audio_root(manifest: Path, given: Path | None) -> Path:
     return root.absolute()
 
 
-def _check_columns(path: Path, row: int, columns: list[str]) -> None:
+def _check_columns(path: Path, row: int, columns: list[str], has_features: bool) -> None:
     has = set(columns).__contains__
     if not has("id") and not (has("video_id") and has("clip_id")):
         missing = "'id' (or 'video_id' and 'clip_id')"
-    elif not has("text") and not has("audio"):
+    elif not has("text") and not has("audio") and not has_features:
         missing = "'text' or 'audio'"
     else:
         return

@@ -4,13 +4,14 @@ import csv
 import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmolre.data.manifest_rows import check_suffix
+from mmolre.data.manifest_sidecar import sidecar_path, sidecar_text
 from mmolre.errors import UserError
+from mmolre.files import replacing, write_text
 from mmolre.schema import EMOTIONS, Utterance
 
 _STRINGS = ("id", "video_id", "split", "text", "audio", "speaker")
@@ -19,16 +20,13 @@ _WRITTEN = ("id", "video_id", "split", "text", "audio", "start", "end", "speaker
 _PARQUET_BATCH = 1024
 
 
-def sidecar_path(manifest: Path) -> Path:
-    """``m.csv.json`` beside ``m.csv``: where the manifest says that its audio lies elsewhere."""
-    return manifest.with_name(manifest.name + ".json")
-
-
 def write_manifest(path: Path, rows: Iterable[Utterance], *, audio_root: Path | None = None) -> int:
     """Write utterances as CSV, JSONL or Parquet, by the ending of ``path``; return how many.
 
     What :func:`~mmolre.data.manifest.read_manifest` reads back equals what was written, but for ``row``, and but for
     start and end beside an audio file that they do not cut, which are left out (there, they would cut it).
+
+    Their feature files must lie in the manifest's folder; the sidecar names them all.
 
     Args:
         rows: streamed; never all in memory.
@@ -36,31 +34,40 @@ def write_manifest(path: Path, rows: Iterable[Utterance], *, audio_root: Path | 
             manifest's folder, without a sidecar.
 
     Raises:
-        UserError: audio outside its root, an unknown ending, a file that cannot be written. Nothing half-written stays.
+        UserError: audio outside its root, features outside the folder or two files of one name, an unknown ending,
+            a file that cannot be written. Nothing half-written stays.
     """
     path = Path(path)
     write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[check_suffix(path)]
     root = os.path.realpath(path.parent if audio_root is None else audio_root)
     count = 0
+    features: dict[str, Path] = {}
+    latest: Mapping[str, Path] | None = None
 
     def counted() -> Iterator[dict[str, Any]]:
-        nonlocal count
+        nonlocal count, latest
         for utterance in rows:
+            if utterance.features is not latest:  # a manifest's rows share one mapping
+                latest = utterance.features
+                _add_features(features, latest, path)
             yield _row(utterance, root)
             count += 1
 
-    try:
-        with _replacing(path) as temporary:
-            write(temporary, counted())
-        sidecar = sidecar_path(path)
-        if audio_root is None:
-            sidecar.unlink(missing_ok=True)
+    with replacing(path) as beside:
+        write(beside, counted())
+        sidecar, text = sidecar_path(path), sidecar_text(path, None if audio_root is None else root, features)
+        if text is not None:
+            write_text(sidecar, text)
         else:
-            with _replacing(sidecar) as temporary:
-                temporary.write_text(json.dumps({"audio_root": root}, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+            sidecar.unlink(missing_ok=True)
     return count
+
+
+def _add_features(features: dict[str, Path], more: Mapping[str, Path], path: Path) -> None:
+    for name, file in more.items():
+        other = features.setdefault(name, file)
+        if other != file:
+            raise UserError(f"{path}: two files of features are called {name!r}: {other} and {file}")
 
 
 def _row(utterance: Utterance, root: str) -> dict[str, Any]:
@@ -100,16 +107,3 @@ def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     with pq.ParquetWriter(path, schema) as writer:
         while batch := list(itertools.islice(rows, _PARQUET_BATCH)):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` that takes its place once the block has ended well, and is removed if it has not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
