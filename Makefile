@@ -15,7 +15,7 @@ help:
 	@echo "make test    set up, and run the tests on JOBS=$(JOBS) cores"
 	@echo "make check   set up, and check lint, format, types and the generated docs"
 	@echo "make format  mend lint and format"
-	@echo "make docs    generate docs/cli.md anew"
+	@echo "make docs    generate anew the pages that are generated"
 	@echo "make clean   remove $(VENV) and what tools have left; never runs/ or the encoders"
 
 setup: $(READY)
@@ -39,6 +39,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/python scripts/cli_docs.py --check
+	@test ! -d results || $(BIN)/python scripts/make_results.py --check
 
 format: setup
 	$(BIN)/ruff check --fix .
@@ -46,6 +47,7 @@ format: setup
 
 docs: setup
 	$(BIN)/python scripts/cli_docs.py
+	@test ! -d results || $(BIN)/python scripts/make_results.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis

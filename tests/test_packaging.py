@@ -117,6 +117,19 @@ def test_the_version_is_said_once():
     assert f"## {mmolre.__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
+def test_the_readme_tells_of_what_is_there():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / link).exists(), link
+    for place in re.findall(r"`((?:src|docs|recipes|scripts|tests|benchmarks)/[^`]*)`", readme):
+        assert (ROOT / place).exists() or ROOT / place == SHIPPED, place  # its own tests are above
+    reference = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for option in re.findall(r"(--[a-z-]+)", readme):
+        assert f" {option}" in reference, option
+    for target in re.findall(r"make ([a-z]+)  ", readme):
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), target
+
+
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
