@@ -130,6 +130,20 @@ def test_each_epoch_has_every_utterance_once_in_an_order_of_its_own(tmp_path, mo
     assert first != second
 
 
+def test_utterances_are_repeated_by_their_modalities(tmp_path, monkeypatch):
+    seen = []
+
+    def watch(utterances, arrays):
+        seen.extend(u.id for u in utterances)
+        return collate(utterances, arrays)
+
+    monkeypatch.setattr(loop, "collate", watch)
+    make(tmp_path, tiny_recipe(epochs=1, repeat={"audio": 3, "text+audio": 2})).run()
+    times = {("text", "audio"): 2, ("text",): 1, ("audio",): 3}
+    for utterance, present in zip(TRAIN.utterances, TRAIN.arrays, strict=True):
+        assert seen.count(utterance.id) == times[tuple(present)]
+
+
 # ---- resuming ----
 
 EXACT = {"epochs": 3, "patience": 3, "ema": 0.9, "modality_dropout": 0.5, "model": {"dropout": 0.2}}

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmolre.data.batching import Batch, collate, shuffled_buckets, targets
+from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets, targets
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import direction, evaluate_predictions, lookup
@@ -98,9 +98,9 @@ class Trainer:
             _parameter_groups([model, self.objective], recipe.training.weight_decay), lr=0.0
         )
         # What one epoch goes through: indices of the training rows, some of them several times.
-        repeat = recipe.training.repeat
+        repeat: Mapping[str, int] = {**recipe.training.repeat}
         self.visits = [i for i, x in enumerate(train.arrays) for _ in range(repeat.get(modality_key(tuple(x)), 1))]
-        self.lengths = [sum(len(x) for x in train.arrays[i].values()) for i in self.visits]
+        self.keys = [likeness(train.arrays[i]) for i in self.visits]
         truths = zip(("sentiment", "emotion"), targets(valid.utterances), strict=True)
         # Labels of a task that the model does not have are no labels here.
         self.truths = tuple(
@@ -184,7 +184,7 @@ class Trainer:
 
     def _epoch_batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(_mix(self.recipe.seed, self.state["epoch"], 1))
-        batches = shuffled_buckets(self.lengths, self.recipe.training.batch_size, generator)
+        batches = shuffled_buckets(self.keys, self.recipe.training.batch_size, generator)
         return [[self.visits[i] for i in batch] for batch in batches]
 
     def _step(self, rows: list[int], total_steps: int) -> dict[str, float]:

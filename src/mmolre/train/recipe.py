@@ -93,7 +93,7 @@ class TrainingRecipe(_Part):
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     modality_dropout: float = Field(default=0.3, ge=0, le=1)
-    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
+    repeat: dict[Literal["text", "audio", "text+audio"], Annotated[int, Field(ge=1)]] = {}
     patience: int = Field(default=5, ge=1)
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
