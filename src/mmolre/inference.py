@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mmolre.data.batching import collate, sorted_buckets
+from mmolre.data.batching import collate, likeness, sorted_buckets
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import EMOTIONS, Utterance
 
@@ -45,12 +45,11 @@ def infer(
         batch_size: utterances at a time; changes the time and the memory, not the result.
         each_alone: also predict the emotions of utterances with several modalities from each of these alone.
     """
-    lengths = [sum(len(x) for x in present.values()) for present in arrays]
     modalities = [tuple(m for m in model.config.modalities if m in present) for present in arrays]
     sentiment = np.full(len(arrays), np.nan)
     logits = np.full((len(arrays), len(EMOTIONS)), np.nan)
     alone = {m: np.full_like(logits, np.nan) for m in model.config.modalities}
-    for rows in sorted_buckets(lengths, batch_size):
+    for rows in sorted_buckets([likeness(present) for present in arrays], batch_size):
         outputs = _forward(model, [arrays[i] for i in rows])
         if "sentiment" in outputs:
             sentiment[rows] = outputs["sentiment"]

@@ -1,7 +1,7 @@
 """From stored features to padded batches of similar length."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -68,24 +68,35 @@ def targets(utterances: Sequence[Utterance]) -> tuple[Tensor, Tensor]:
     return sentiment, emotions.view(len(utterances), len(EMOTIONS))
 
 
+def likeness(present: Mapping[str, np.ndarray]) -> tuple[str, int]:
+    """What utterances of one batch should have in common: which modalities are there, and how long they are.
+
+    A batch of one kind costs what its own modalities cost; a mixed one pays for the longest of each in every row.
+    """
+    return "+".join(sorted(present)), sum(len(x) for x in present.values())
+
+
 def shuffled_buckets(
-    lengths: Sequence[int], batch_size: int, generator: torch.Generator, *, pool: int = 50
+    keys: Sequence[Any], batch_size: int, generator: torch.Generator, *, pool: int = 50
 ) -> list[list[int]]:
-    """Random batches of similar length: shuffle, sort within pools of ``pool`` batches, cut, shuffle the batches.
+    """Random batches of like utterances: shuffle, sort within pools of ``pool`` batches, cut, shuffle the batches.
 
     Every index appears exactly once; the last batch may be smaller.
+
+    Args:
+        keys: what to sort by, e.g. :func:`likeness`.
     """
-    order = torch.randperm(len(lengths), generator=generator).tolist()
+    order = torch.randperm(len(keys), generator=generator).tolist()
     batches = []
     for start in range(0, len(order), pool * batch_size):
-        chunk = sorted(order[start : start + pool * batch_size], key=lambda i: lengths[i])
+        chunk = sorted(order[start : start + pool * batch_size], key=keys.__getitem__)
         batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
     return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
 
 
-def sorted_buckets(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Batches in order of length, for inference: least padding, no randomness."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+def sorted_buckets(keys: Sequence[Any], batch_size: int) -> list[list[int]]:
+    """Batches in the order of ``keys``, for inference: least padding, no randomness."""
+    order = sorted(range(len(keys)), key=keys.__getitem__)
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 

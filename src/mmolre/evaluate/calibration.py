@@ -103,9 +103,12 @@ def expected_calibration_error(prob: ArrayLike, truth: ArrayLike, bins: int = 15
     prob, there = prob[labelled], truth[labelled] > 0
     if not len(prob):
         return float("nan")
-    # The tie-break by outcome would bias the bins; a stable sort keeps equal scores in the order they came in.
-    order = np.argsort(prob, kind="stable")
-    gaps = [abs(float((prob[b] - there[b]).sum())) for b in np.array_split(order, min(bins, len(order)))]
+    # Equal scores share their mean outcome, so that neither the order of the input nor of the outcomes decides in
+    # which bin which of them falls.
+    scores, place, count = np.unique(prob, return_inverse=True, return_counts=True)
+    frequency = np.bincount(place, there) / count
+    ranked, observed = np.repeat(scores, count), np.repeat(frequency, count)
+    gaps = [abs(float((ranked[b] - observed[b]).sum())) for b in np.array_split(np.arange(len(prob)), bins)]
     return sum(gaps) / len(prob)
 
 
