@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmolre import Utterance
-from mmolre.data.batching import collate, shuffled_buckets, sorted_buckets, targets
+from mmolre.data.batching import collate, likeness, shuffled_buckets, sorted_buckets, targets
 
 lengths = st.lists(st.integers(0, 50), min_size=1, max_size=60)
 
@@ -87,3 +87,14 @@ def test_targets_have_their_shape_whatever_is_labelled(n):
     sentiment, emotions = targets([Utterance(str(i)) for i in range(n)])
     assert sentiment.shape == (n,)
     assert emotions.shape == (n, 6)
+
+
+def test_utterances_of_a_batch_have_the_same_modalities_where_that_can_be():
+    short, long = np.zeros((1, 1, 2)), np.zeros((9, 1, 2))
+    arrays = [{"text": short}, {"audio": long}, {"text": long, "audio": short}, {"audio": short, "text": long}] * 6
+    assert likeness(arrays[2]) == likeness(arrays[3]) == ("audio+text", 10)
+    for batches in (
+        sorted_buckets([likeness(x) for x in arrays], 6),
+        shuffled_buckets([likeness(x) for x in arrays], 6, draws(0)),
+    ):
+        assert all(len({frozenset(arrays[i]) for i in batch}) == 1 for batch in batches)
