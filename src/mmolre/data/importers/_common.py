@@ -1,13 +1,39 @@
-"""What every importer ends with."""
+"""What importers share: how they end, whose emotions are which, how utterances are divided."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmolre.data.manifest import write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
+from mmolre.data.provenance import write_provenance
 from mmolre.errors import UserError
-from mmolre.schema import Utterance
+from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, SPLITS, Utterance
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Iterable[tuple[str, "np.ndarray"]]
+
+MEDIA_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".ogg", ".opus", ".mp4", ".mkv", ".mov", ".webm", ".avi")
+"""Endings of files with sound, the first preferred where a clip is there in several."""
+
+_SYNONYMS = {
+    "happy": ("happiness", "joy", "joyful", "hap", "excited", "exc", "excitement"),
+    "sad": ("sadness", "sorrow"),
+    "anger": ("angry", "ang"),
+    "surprise": ("surprised", "sur"),
+    "disgust": ("disgusted", "dis"),
+    "fear": ("fearful", "fea", "afraid"),
+}
+_NO_EMOTION = ("neutral", "neu", "calm", "none")
+EMOTION_OF: dict[str, str | None] = {
+    name: emotion for emotion, names in _SYNONYMS.items() for name in (emotion, *names)
+} | dict.fromkeys(_NO_EMOTION)
+"""One of :data:`EMOTIONS` by what corpora call it, in lower case; ``None``: neutral."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +62,117 @@ def check_source(source: Path, expected: str) -> Path:
 
 
 def finish(
-    rows: Sequence[Utterance], source: Path, out: Path, dropped: list[tuple[str, str]], notes: list[str]
+    importer: str,
+    rows: Sequence[Utterance],
+    out: Path,
+    *,
+    audio_root: Path,
+    dropped: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+    inputs: Iterable[Path] = (),
+    features: "Mapping[str, Arrays] | None" = None,
+    options: Mapping[str, Any] | None = None,
 ) -> ImportSummary:
-    """Write the manifest; where audio lies outside its folder, with ``source`` as audio root in the sidecar."""
+    """Write the feature files, the manifest and its provenance: all that an import leaves.
+
+    Args:
+        out: a folder, or the manifest.
+        audio_root: where audio lies outside the manifest's folder, its sidecar names this folder.
+        features: name -> (id, array) pairs, streamed into ``NAME.safetensors``. A row that has neither text nor audio
+            nor features is dropped.
+    """
     out = Path(out)
     path = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{path.parent}: the folder cannot be made: {error.strerror}") from None
+    dropped, notes = list(dropped), list(notes)
+    files, held = _write_features(path, features or {}, notes)
+    kept = []
+    for row in rows:
+        if row.text is None and row.audio is None and row.id not in held:
+            dropped.append((row.id, "neither text nor audio nor features"))
+        else:
+            kept.append(replace(row, features=files) if files else row)
+    if not kept:
+        raise UserError(f"{audio_root}: no usable utterance: {dropped[0][1] if dropped else 'it is empty'}")
     folder = path.parent.resolve()
-    beside = all(row.audio.resolve().is_relative_to(folder) for row in rows if row.audio is not None)
+    beside = all(row.audio.resolve().is_relative_to(folder) for row in kept if row.audio is not None)
     if not beside:
-        notes = [
-            *notes,
-            f"the audio stays in {source}, which {path.name}.json names: where that moves, pass --audio-root",
-        ]
-    n_rows = write_manifest(path, rows, audio_root=None if beside else source)
+        notes.append(
+            f"the audio stays in {audio_root}, which {path.name}.json names: where that moves, pass --audio-root"
+        )
+    n_rows = write_manifest(path, kept, audio_root=None if beside else audio_root)
+    write_provenance(
+        path,
+        source=importer,
+        inputs=inputs,
+        features=files,
+        rows=kept,
+        dropped=dropped,
+        notes=notes,
+        options=options,
+    )
     return ImportSummary(path, n_rows, dropped, notes)
+
+
+def _write_features(
+    manifest: Path, features: "Mapping[str, Arrays]", notes: list[str]
+) -> tuple[dict[str, Path], set[str]]:
+    """Name -> file of those that hold anything, and all ids that are in one of them."""
+    from mmolre.data.feature_file import FeatureFile, write_feature_file
+
+    prefix = "" if manifest.stem == "manifest" else f"{manifest.stem}."
+    files: dict[str, Path] = {}
+    held: set[str] = set()
+    for name, arrays in features.items():
+        stream = ((key, array) for key, array in arrays if array.size)
+        first = next(stream, None)
+        if first is None:
+            notes.append(f"no utterance has features of {name}")
+            continue
+        file = (manifest.parent / f"{prefix}{name}.safetensors").absolute()
+        count = write_feature_file(file, itertools.chain([first], stream))
+        written = FeatureFile(file)
+        notes.append(f"features {name}: {count} utterances, {written.width} wide")
+        held.update(written.ids)
+        files[name] = file
+    return files, held
+
+
+def one_emotion(name: str | None, intensity: float = 1.0) -> tuple[float, ...]:
+    """Six intensities with one above 0, or none where ``name`` is ``None`` (neutral)."""
+    return tuple(intensity if other == name else 0.0 for other in EMOTIONS)
+
+
+def rescale(value: float, low: float, high: float) -> float:
+    """A sentiment in [low, high] to [-3, 3], linearly; what passes an end by rounding is cut there."""
+    bottom, top = SENTIMENT_RANGE
+    return min(max(bottom + (value - low) / (high - low) * (top - bottom), bottom), top)
+
+
+def split_of(group: str, fractions: Sequence[float]) -> str:
+    """The split of a group (a video, a speaker, a document): by the sha256 of its name, so the same everywhere.
+
+    Args:
+        fractions: of train, valid and test; their sum is 1.
+    """
+    place = int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+    train, valid = fractions[0], fractions[0] + fractions[1]
+    return SPLITS[0] if place < train else SPLITS[1] if place < valid else SPLITS[2]
+
+
+def count_splits(rows: Iterable[Utterance]) -> str:
+    """For a note: ``train 3, valid 1, test 1``."""
+    rows = list(rows)
+    return ", ".join(f"{split} {sum(row.split == split for row in rows)}" for split in SPLITS)
+
+
+def clip_file(folder: Path, stem: str) -> Path | None:
+    """The file ``folder/stem.ENDING`` with sound, if there is one."""
+    for suffix in MEDIA_SUFFIXES:
+        path = folder / f"{stem}{suffix}"
+        if path.is_file():
+            return path
+    return None

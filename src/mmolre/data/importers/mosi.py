@@ -38,7 +38,7 @@ def import_mosi(source: Path, out: Path) -> ImportSummary:
     dropped = [(str(path.relative_to(source)), "no such segment in segments.csv") for path in clips.values()]
     n_audio = sum(row.audio is not None for row in rows)
     notes = [f"{n_audio} of {len(rows)} utterances have audio"]
-    return finish(rows, source, out, dropped, notes)
+    return finish("mosi", rows, out, audio_root=source, dropped=dropped, notes=notes, inputs=[segments])
 
 
 def _clips(source: Path) -> dict[str, Path]:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-from mmolre.data.importers._common import ImportSummary, check_source, finish
+from mmolre.data.importers._common import ImportSummary, check_source, count_splits, finish, one_emotion
 from mmolre.errors import UserError
-from mmolre.schema import EMOTIONS, SPLITS, Utterance
+from mmolre.schema import Utterance
 
 TEST_ACTORS = (17, 18, 19, 20)
 VALID_ACTORS = (15, 16)
@@ -72,9 +72,9 @@ def import_ravdess(
     if not rows:
         raise UserError(f"{source}: no RAVDESS speech found: expected {_EXPECTED}")
     utterances = sorted(rows.values(), key=lambda row: row.id)
-    counts = {split: sum(row.split == split for row in utterances) for split in SPLITS}
-    notes = ["split by actor: " + ", ".join(f"{split} {count}" for split, count in counts.items())]
-    return finish(utterances, source, out, dropped, notes)
+    notes = [f"split by actor: {count_splits(utterances)}"]
+    options = {"test_actors": sorted(test_actors), "valid_actors": sorted(valid_actors)}
+    return finish("ravdess", utterances, out, audio_root=source, dropped=dropped, notes=notes, options=options)
 
 
 def _utterance(path: Path, name: re.Match[str], test: set[int], valid: set[int]) -> Utterance:
@@ -85,5 +85,5 @@ def _utterance(path: Path, name: re.Match[str], test: set[int], valid: set[int])
         audio=path,
         split="test" if actor in test else "valid" if actor in valid else "train",
         speaker=f"ravdess-{actor:02d}",
-        emotions=tuple(float(name["intensity"]) if other == emotion else 0.0 for other in EMOTIONS),
+        emotions=one_emotion(emotion, float(name["intensity"])),
     )
