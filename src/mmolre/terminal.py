@@ -86,14 +86,18 @@ def prediction_table(predictions: Sequence[tuple[str, Prediction | None]]) -> Ta
 def encoding_progress() -> Iterator[Any]:
     """A progress bar per modality, for :func:`mmolre.encoders.extract.extract`."""
     with _bars() as bars:
-        tasks: dict[str, Any] = {}
+        yield _encoding_bars(bars)
 
-        def update(modality: str, done: int, total: int) -> None:
-            if modality not in tasks:
-                tasks[modality] = bars.add_task(f"encoding {modality}", total=total)
-            bars.update(tasks[modality], completed=done, total=total)
 
-        yield update
+def _encoding_bars(bars: Progress) -> Callable[[str, int, int], None]:
+    tasks: dict[str, Any] = {}
+
+    def update(modality: str, done: int, total: int) -> None:
+        if modality not in tasks:
+            tasks[modality] = bars.add_task(f"encoding {modality}", total=total, losses="")
+        bars.update(tasks[modality], completed=done, visible=done < total)
+
+    return update
 
 
 @contextmanager
@@ -127,20 +131,22 @@ def training_display() -> Iterator[Callbacks]:
     previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _bars() as bars:
-            tasks: dict[str, Any] = {}
+            show_encoding = _encoding_bars(bars)
+            training = bars.add_task("training", total=None, visible=False, losses="")
 
             def encoding(modality: str, done: int, total: int) -> None:
                 if stop:  # encoding keeps what is finished, shard by shard
                     raise KeyboardInterrupt
-                if modality not in tasks:
-                    tasks[modality] = bars.add_task(f"encoding {modality}", total=total)
-                bars.update(tasks[modality], completed=done, total=total)
+                show_encoding(modality, done, total)
 
             def step(p: TrainingProgress) -> None:
-                if "steps" not in tasks:
-                    tasks["steps"] = bars.add_task("training", total=p.steps)
-                losses = " ".join(f"{name} {value:.3f}" for name, value in p.losses.items() if name != "balance")
-                bars.update(tasks["steps"], completed=p.step, description=f"epoch {p.epoch}  {losses}")
+                shown = [
+                    f"{name} {p.losses[name]:.2f}" for name in ("loss", "sentiment", "emotion") if name in p.losses
+                ]
+                now = f"epoch {p.epoch}"
+                bars.update(
+                    training, completed=p.step, total=p.steps, visible=True, description=now, losses=" ".join(shown)
+                )
 
             yield Callbacks(encoding, step, _epoch_line, lambda: stop)
     finally:
@@ -154,18 +160,23 @@ def _epoch_line(line: dict[str, Any]) -> None:
     if line["event"] != "epoch":
         return
     valid = line["valid"]
-    shown = [("sentiment", "mae"), ("sentiment", "corr"), ("emotion", "macro_f1"), ("emotion", "wa_mean")]
-    numbers = [f"{name} {valid[task][name]:.4f}" for task, name in shown if valid.get(task, {}).get(name) is not None]
-    mark = "  best" if line["best"] else ""
-    note(f"epoch {line['epoch']:>2}  loss {line['train']['loss']:.4f}  valid: {'  '.join(numbers)}{mark}")
+    shown = [
+        *(("sentiment", "mae", "mae"), ("sentiment", "corr", "corr")),
+        *(("emotion", "macro_f1", "macro_f1"), ("emotion", "wa_mean", "wa"), ("emotion", "top_accuracy", "top")),
+    ]
+    found = [(name, valid.get(task, {}).get(key)) for task, key, name in shown]
+    numbers = " ".join(f"{name} {value:.3f}" for name, value in found if value is not None)
+    mark = " best" if line["best"] else ""
+    note(f"epoch {line['epoch']:>2}  loss {line['train']['loss']:.3f}  valid {numbers}{mark}")
 
 
 def _bars() -> Progress:
     return Progress(
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=10),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[losses]}", markup=False),
         console=err,
         transient=True,
         disable=not err.is_terminal,  # a log file gets whole lines alone
