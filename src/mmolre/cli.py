@@ -191,6 +191,7 @@ def predict(
         raise UserError("--out goes with --data; for one utterance use --json > FILE")
     if text is None and audio is None and not data:
         raise UserError("nothing to predict: give --text, --audio, both, or --data; `mmolre predict --help` says more")
+    _wait_asleep()
     from mmolre import terminal
     from mmolre.predictor import load
 
@@ -278,6 +279,7 @@ def encoders(
 @app.command(name="demo")
 def demo() -> int:
     """Predict the package's samples: text alone, voice alone, both."""
+    _wait_asleep()
     from mmolre.demo import run_demo
 
     run_demo()
@@ -296,6 +298,11 @@ def _cache(folder: Path | None):
     from mmolre.encoders.weights import home
 
     return FeatureCache(folder or home() / "features")
+
+
+def _wait_asleep() -> None:
+    # torch's threads else spin while they wait; where other work shares the cores, that takes seconds of a short job.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _needs_data(data: tuple[Path, ...]) -> None:
