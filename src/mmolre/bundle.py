@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from mmolre.data.dataset import Source
+from mmolre.data.readymade import SOURCE, ReadyMade
 from mmolre.encoders import from_spec
-from mmolre.encoders.base import Encoder
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
@@ -27,10 +28,10 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A model, its encoders by modality, its decision rules, and facts about its training."""
+    """A model, its encoders (or ready-made features) by modality, its decision rules, and facts about its training."""
 
     model: MMoLRE
-    encoders: dict[str, Encoder]
+    encoders: dict[str, Source]
     decision: Decision
     about: dict[str, Any]
 
@@ -38,7 +39,7 @@ class Bundle:
 def save_bundle(
     folder: Path,
     model: MMoLRE,
-    encoders: Mapping[str, Encoder],
+    encoders: Mapping[str, Source],
     decision: Decision,
     about: Mapping[str, Any],
     *,
@@ -76,7 +77,7 @@ def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] 
             expected[modality] = spec.pop("fingerprint")
             if overrides and modality in overrides:
                 spec["source"] = overrides[modality]
-            encoders[modality] = from_spec(spec)
+            encoders[modality] = _source(spec)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no trained model: {PIPELINE_FILE} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -91,3 +92,9 @@ def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] 
     if set(model.config.modalities) != set(encoders):
         raise UserError(f"{path} does not fit the model beside it, which reads {' and '.join(model.config.modalities)}")
     return Bundle(model, encoders, decision, about)
+
+
+def _source(spec: dict[str, Any]) -> Source:
+    if spec["source"] == SOURCE:
+        return ReadyMade(spec["modality"], spec["stride"], spec["width"])
+    return from_spec(spec)

@@ -86,7 +86,7 @@ class Predictor:
         raw = infer(self.bundle.model, dataset.arrays, each_alone=self.bundle.decision.late)
         probabilities = self.bundle.decision.probabilities(raw)
         tasks = self.bundle.model.config.tasks
-        results: dict[str, Prediction | FailedRow] = {row.id: row for row in dataset.failed}
+        results: dict[str, Prediction | FailedRow] = {row.id: row for row in dataset.failed + dataset.empty}
         for i, (utterance, limits) in enumerate(
             zip(dataset.utterances, self.bundle.decision.for_rows(raw.modalities), strict=True)
         ):

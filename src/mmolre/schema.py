@@ -59,5 +59,6 @@ class Utterance:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """The modalities that are there, in the order text, audio."""
-        return tuple(m for m, value in (("text", self.text), ("audio", self.audio)) if value is not None)
+        """The modalities that it claims to have: text, audio, then the names of ready-made features."""
+        own = (m for m, value in (("text", self.text), ("audio", self.audio)) if value is not None)
+        return (*own, *self.features)

@@ -208,6 +208,17 @@ def test_checkpoints_in_the_middle_of_an_epoch_by_the_clock(tmp_path, uninterrup
     assert same(tmp_path, uninterrupted)
 
 
+def test_a_run_begun_with_other_data_is_not_continued(tmp_path):
+    trainer = make(tmp_path, tiny_recipe(epochs=2))
+    trainer.should_stop = lambda: trainer.state["step"] == 1
+    with pytest.raises(InterruptedRunError):
+        trainer.run()
+    kept = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(UserError, match="begun with other data"):
+        make(tmp_path, tiny_recipe(epochs=2), valid=tiny_rows(6, 5)).run()
+    assert (tmp_path / "last.safetensors").read_bytes() == kept
+
+
 def test_a_finished_run_is_left_alone(tmp_path):
     first = make(tmp_path, tiny_recipe()).run()
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if p.is_file()}
@@ -267,12 +278,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_spoiled(tmp_
     with pytest.raises(UserError, match=r"gradient is not finite at epoch 1, step 0 .*in the batch of utterances u1-"):
         trainer.run()
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
-
-
-def test_an_unknown_primary_metric_is_refused_before_training(tmp_path):
-    with pytest.raises(UserError, match=r"metric 'sentiment.maes' is not known"):
-        make(tmp_path, tiny_recipe(primary=("sentiment.maes",)))
-    assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_a_metric_without_labels_on_valid_is_refused_before_training(tmp_path):

@@ -58,16 +58,19 @@ def changed(dotted: str, value: object) -> dict:
         ("encoders.text.layer", [1], "unknown key encoders.text.layer; did you mean layers?"),
         ("objective.zzz", 1, "unknown key objective.zzz; known keys: sentiment, emotion, balance_tasks"),
         ("encoders.video", {"source": "x"}, "encoders.video: Input should be 'text' or 'audio'"),
-        ("encoders", {}, "encoders: Dictionary should have at least 1 item"),
+        ("encoders", {}, "name at least one modality, under encoders or features"),
         ("training.epochs", 0, "training.epochs: Input should be greater than or equal to 1"),
         ("training.epochs", "many", "training.epochs: Input should be a valid integer"),
         ("training.primary", [], "training.primary: Tuple should have at least 1 item"),
-        ("training.repeat", {"audio+text": 2}, "training.repeat.audio+text: Input should be 'text', 'audio' or 'text+"),
+        ("training.repeat", {"audio+text": 2}, "training.repeat: audio+text is no set of"),
         ("training.repeat", {"audio": 0}, "training.repeat.audio: Input should be greater than or equal to 1"),
         ("model.width", 0, "model: width: Input should be greater than 0"),
-        ("model.top_k", 9, "model: Value error, top_k is 9, but there are only 8 shared experts"),
+        ("model.top_k", 9, "model: top_k is 9, but there are only 8 shared experts"),
         ("model.routing", "best", "model.routing: Input should be 'utterance', 'token' or 'uniform'"),
         ("model", None, "model: Input should be a valid dictionary"),
+        ("training.primary", ["sentiment.maes"], "training.primary: metric 'sentiment.maes' is not known"),
+        ("features", {"text": {}}, "features cannot be called text"),
+        ("features", {"a+b": {}}, "features.a+b: String should match pattern"),
         ("seed", -1, "seed: Input should be greater than or equal to 0"),
     ],
 )
@@ -81,8 +84,8 @@ def test_bad_content_is_said_in_one_line(key, value, message):
 def test_a_misspelt_key_is_named_before_the_one_that_is_missing_for_it():
     with pytest.raises(UserError, match="unknown key encoder; did you mean encoders"):
         parse_recipe({"name": "a", "encoder": {"text": {"source": "minilm"}}}, "r.yaml")
-    with pytest.raises(UserError, match="encoders: Field required"):
-        parse_recipe({"name": "a"}, "r.yaml")
+    with pytest.raises(UserError, match="name: Field required"):
+        parse_recipe({"encoders": {"text": {"source": "minilm"}}}, "r.yaml")
 
 
 @pytest.fixture

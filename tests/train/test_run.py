@@ -7,8 +7,8 @@ from mmolre import UserError
 from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.evaluate.run import evaluate
-from mmolre.train.loop import InterruptedRunError
-from mmolre.train.run import Callbacks, make_encoders, make_model, train
+from mmolre.train.loop import InterruptedRunError, Rows
+from mmolre.train.run import Callbacks, make_model, make_sources, train
 from tiny_corpus import MISSING, corpus_recipe
 
 
@@ -156,10 +156,11 @@ def test_out_that_is_a_file(tiny_encoders, tiny_corpus, tmp_path):
 
 def test_the_seed_draws_the_first_weights(tiny_encoders):
     recipe = corpus_recipe(tiny_encoders)
-    encoders = make_encoders(recipe)
-    first, again = (make_model(recipe, encoders).state_dict() for _ in range(2))
-    other = make_model(recipe.model_copy(update={"seed": 1}), encoders).state_dict()
+    encoders = make_sources(recipe)
+    no_rows = Rows([], [])
+    first, again = (make_model(recipe, encoders, no_rows).state_dict() for _ in range(2))
+    other = make_model(recipe.model_copy(update={"seed": 1}), encoders, no_rows).state_dict()
     assert all(torch.equal(x, again[name]) for name, x in first.items())
     assert any(not torch.equal(x, other[name]) for name, x in first.items())
-    shapes = {m: (c.width, c.layers) for m, c in make_model(recipe, encoders).config.modalities.items()}
+    shapes = {m: (c.width, c.layers) for m, c in make_model(recipe, encoders, no_rows).config.modalities.items()}
     assert shapes == {"text": (16, 1), "audio": (16, 2)}

@@ -1,6 +1,6 @@
 """From stored features to padded batches of similar length."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +98,3 @@ def sorted_buckets(keys: Sequence[Any], batch_size: int) -> list[list[int]]:
     """Batches in the order of ``keys``, for inference: least padding, no randomness."""
     order = sorted(range(len(keys)), key=keys.__getitem__)
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-
-
-Features = Callable[[int], Mapping[str, np.ndarray]]
-"""Index of an utterance -> its stored features by modality."""

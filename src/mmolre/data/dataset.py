@@ -1,34 +1,43 @@
 """Utterances with their features, ready for the model; rows that cannot be used are set aside with their reasons."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from mmolre.data.cache import FeatureCache
+from mmolre.data.cache import FeatureCache, Features
+from mmolre.data.readymade import ReadyMade
 from mmolre.encoders.base import Encoder
-from mmolre.encoders.extract import FeatureTable, Progress, extract
+from mmolre.encoders.extract import Progress, extract
 from mmolre.schema import Utterance
+
+Source = Encoder | ReadyMade
+"""Where a modality comes from."""
 
 
 class StoredFeatures(Sequence[Mapping[str, np.ndarray]]):
-    """Index -> {modality: (T, L, width) float16}, read from the table when asked for; nothing is held in memory."""
+    """Index -> {modality: (T, L, width)}, read when asked for; nothing is held in memory.
 
-    def __init__(self, table: FeatureTable, rows: Sequence[int], modalities: Sequence[str]) -> None:
-        self._table, self._rows, self._modalities = table, rows, modalities
+    Args:
+        readers: modality -> row of the data set -> its features, ``None`` where absent.
+        rows: the rows that are used.
+    """
+
+    def __init__(self, readers: Mapping[str, Callable[[int], Features | None]], rows: Sequence[int]) -> None:
+        self._readers, self._rows = readers, rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index):  # type: ignore[override]
         if isinstance(index, slice):
-            return StoredFeatures(self._table, self._rows[index], self._modalities)
-        found = {m: self._table.get(self._rows[index], m) for m in self._modalities}
+            return StoredFeatures(self._readers, self._rows[index])
+        found = {m: read(self._rows[index]) for m, read in self._readers.items()}
         return {m: features.values for m, features in found.items() if features is not None}
 
     def truncated(self, index: int) -> bool:
         """Whether an encoder cut the input at its window."""
-        found = (self._table.get(self._rows[index], m) for m in self._modalities)
+        found = (read(self._rows[index]) for read in self._readers.values())
         return any(features.truncated for features in found if features is not None)
 
 
@@ -41,16 +50,17 @@ class FailedRow(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """The usable utterances with their features, and the others with their reasons."""
+    """The usable utterances with their features; those that failed; those with nothing in them that is read here."""
 
     utterances: list[Utterance]
     arrays: StoredFeatures
     failed: list[FailedRow]
+    empty: list[FailedRow]
 
 
 def build_dataset(
     utterances: Iterable[Utterance],
-    encoders: Mapping[str, Encoder],
+    sources: Mapping[str, Source],
     cache: FeatureCache | None,
     *,
     progress: Progress | None = None,
@@ -58,16 +68,35 @@ def build_dataset(
     """Encode what is not cached yet, and set aside each row of which a modality failed or none can be read.
 
     A row is never used with less than it claims to have: a missing sound file sets the whole row aside, text or not.
+    (Of ready-made features a manifest claims only that a file may hold them.)
+
+    Args:
+        sources: modality -> encoder, or ready-made features.
+
+    Raises:
+        UserError: encoder weights or a feature file are missing, or the cache cannot be written.
     """
     rows = list(utterances)
+    encoders = {m: source for m, source in sources.items() if isinstance(source, Encoder)}
     table = extract(rows, encoders, cache, progress=progress)
+    readers: dict[str, Callable[[int], Features | None]] = {}
+    for modality, source in sources.items():
+        if isinstance(source, ReadyMade):
+            readers[modality] = lambda i, source=source: source.read(rows[i])
+        else:
+            readers[modality] = lambda i, modality=modality: table.get(i, modality)
     reasons: dict[str, str] = {}
     for failure in table.failures:
         reasons.setdefault(failure.id, failure.reason)
-    for utterance in rows:
-        if not set(utterance.modalities) & set(encoders):
-            has, reads = " and ".join(utterance.modalities), " and ".join(encoders)
-            reasons.setdefault(utterance.id, f"it has {has} only, and {reads} is what is read here")
-    usable = [i for i, utterance in enumerate(rows) if utterance.id not in reasons]
-    failed = [FailedRow(u.id, u.row, reasons[u.id]) for u in rows if u.id in reasons]
-    return Dataset([rows[i] for i in usable], StoredFeatures(table, usable, list(encoders)), failed)
+    usable: list[int] = []
+    failed: list[FailedRow] = []
+    empty: list[FailedRow] = []
+    for i, utterance in enumerate(rows):
+        if utterance.id in reasons:
+            failed.append(FailedRow(utterance.id, utterance.row, reasons[utterance.id]))
+        elif any(read(i) is not None for read in readers.values()):
+            usable.append(i)
+        else:
+            reads = " or ".join(sources)
+            empty.append(FailedRow(utterance.id, utterance.row, f"it has no {reads}, which is what is read here"))
+    return Dataset([rows[i] for i in usable], StoredFeatures(readers, usable), failed, empty)

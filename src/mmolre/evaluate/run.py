@@ -50,13 +50,14 @@ def evaluate(
             raise UserError(f"the model does not read {', '.join(sorted(unknown))}; it reads {', '.join(encoders)}")
         encoders = {m: encoder for m, encoder in encoders.items() if m in modalities}
     rows = [only(u, tuple(encoders)) for u in read_manifests(list(data), audio_root=audio_root) if u.split == split]
-    rows = [u for u in rows if _labelled(u) and u.modalities]
+    rows = [u for u in rows if _labelled(u) and u.modalities]  # what a row does not claim to have is no failure
     if not rows:
         where = ", ".join(map(str, data))
         raise UserError(f"{where}: no labelled row of split {split!r} with {' or '.join(encoders)} in it")
     dataset = build_dataset(rows, encoders, cache, progress=progress)
     if not dataset.utterances:
-        raise UserError(f"none of the {len(rows)} rows could be read; the first: {dataset.failed[0].reason}")
+        first = (dataset.failed + dataset.empty)[0]
+        raise UserError(f"none of the {len(rows)} rows could be read; the first: {first.reason}")
     raw = infer(bundle.model, dataset.arrays)
     sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
     tasks = bundle.model.config.tasks
@@ -78,6 +79,7 @@ def only(utterance: Utterance, modalities: Sequence[str]) -> Utterance:
         utterance,
         text=utterance.text if "text" in modalities else None,
         audio=utterance.audio if "audio" in modalities else None,
+        features={name: path for name, path in utterance.features.items() if name in modalities},
     )
 
 

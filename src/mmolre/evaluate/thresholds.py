@@ -96,8 +96,10 @@ def _common(t: EmotionThresholds) -> tuple[float, float, float]:
 
 
 def modality_key(modalities: Sequence[str]) -> str:
-    """The name of a set of modalities, under which its thresholds are kept: ``text``, ``audio`` or ``text+audio``."""
-    return "+".join(m for m in ("text", "audio") if m in modalities)
+    """The name of a set of modalities, under which its thresholds are kept, e.g. ``text+audio``: those two first, the
+    others after them by name."""
+    known = [m for m in ("text", "audio") if m in modalities]
+    return "+".join([*known, *sorted(set(modalities) - set(known))])
 
 
 def thresholds_for(by_set: Mapping[str, EmotionThresholds], modalities: Sequence[str]) -> EmotionThresholds:

@@ -5,6 +5,7 @@ from a checkpoint repeats what it would have done, bit by bit, with no generator
 """
 
 import copy
+import hashlib
 import json
 import math
 import time
@@ -89,8 +90,6 @@ class Trainer:
     ) -> None:
         self.recipe, self.model, self.train_rows, self.valid_rows, self.out = recipe, model, train, valid, out
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
-        for key in recipe.training.primary:
-            direction(key)  # an unknown metric is found now, not after an epoch
         self.device = next(model.parameters()).device
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
         self.averaged = copy.deepcopy(model).eval() if recipe.training.ema else model
@@ -98,7 +97,7 @@ class Trainer:
             _parameter_groups([model, self.objective], recipe.training.weight_decay), lr=0.0
         )
         # What one epoch goes through: indices of the training rows, some of them several times.
-        repeat: Mapping[str, int] = {**recipe.training.repeat}
+        repeat = recipe.training.repeat
         self.visits = [i for i, x in enumerate(train.arrays) for _ in range(repeat.get(modality_key(tuple(x)), 1))]
         self.keys = [likeness(train.arrays[i]) for i in self.visits]
         truths = zip(("sentiment", "emotion"), targets(valid.utterances), strict=True)
@@ -111,7 +110,7 @@ class Trainer:
         self.train_sentiment_median = float(np.median(labelled)) if labelled else None
         self.state: dict[str, Any] = {
             "epoch": 0, "in_epoch": 0, "step": 0, "best_score": None, "best_epoch": 0, "seconds": 0.0,
-            "sums": {}, "log_bytes": 0, "finished": False,
+            "sums": {}, "log_bytes": 0, "finished": False, "data": _data_digest(train, valid),
         }  # fmt: skip
 
     @property
@@ -129,7 +128,13 @@ class Trainer:
         settings = self.recipe.training
         checkpoint = self.out / CHECKPOINT_FILE
         if checkpoint.exists():
+            data = self.state["data"]
             self.state = load_checkpoint(checkpoint, self._modules, self.optimizer)
+            if self.state["data"] != data:
+                raise UserError(
+                    f"{self.out} was begun with other data (ids, labels or lengths differ, or rows that failed); "
+                    "give the same again, or another --out"
+                )
             if self.state["finished"]:
                 return self.state
             self._cut_log()
@@ -297,12 +302,22 @@ def drop_modalities(batch: Batch, chance: float) -> Batch:
 
 
 def _parameter_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and other vectors do not."""
-    parameters = [p for module in modules for p in module.parameters()]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    """Weights of products decay; biases, norms, placeholders and mixing weights do not."""
+    decays: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            decays[parameter.ndim > 1 and name.rpartition(".")[2].startswith("weight")].append(parameter)
+    return [{"params": decays[True], "weight_decay": weight_decay}, {"params": decays[False], "weight_decay": 0.0}]
+
+
+def _data_digest(train: Rows, valid: Rows) -> str:
+    """The same iff the rows are, in their order, with their labels and the lengths of their features."""
+    digest = hashlib.sha256()
+    for rows in (train, valid):
+        for u, present in zip(rows.utterances, rows.arrays, strict=True):
+            lengths = {m: len(x) for m, x in present.items()}
+            digest.update(repr((u.id, u.sentiment, u.emotions, lengths)).encode())
+    return digest.hexdigest()
 
 
 def _mix(seed: int, count: int, purpose: int) -> int:

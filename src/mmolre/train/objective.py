@@ -63,7 +63,9 @@ class Objective(nn.Module):
                 s = self.log_variance[task] * (~truth.isnan()).any()
                 term = torch.exp(-s) * term + s
             total = total + term
-            auxiliary += [weight * loss_of(x, truth[rows]) for x, rows in output.unimodal[task].values()]
+            heads = ((x, truth[rows]) for x, rows in output.unimodal[task].values())
+            # Heads without a label in the batch are no part of the mean: they would only make the others count less.
+            auxiliary += [weight * loss_of(x, own) for x, own in heads if not own.isnan().all()]
         if auxiliary:
             parts["unimodal"] = torch.stack(auxiliary).mean()
             total = total + self.recipe.unimodal * parts["unimodal"]

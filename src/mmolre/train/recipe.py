@@ -2,11 +2,13 @@
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mmolre.errors import UserError
+from mmolre.evaluate.report import direction
+from mmolre.evaluate.thresholds import modality_key
 from mmolre.model.config import ModelConfig
 
 
@@ -28,6 +30,18 @@ class EncoderRecipe(_Part):
     layers: tuple[int, ...] = Field(default=(-1,), min_length=1)
     stride: int = Field(default=1, ge=1)
     max_tokens: int | None = Field(default=None, ge=3)
+
+
+class FeaturesRecipe(_Part):
+    """Ready-made features as a modality, under the name that the manifest gives them; see docs/data.md.
+
+    Attributes:
+        standardize: bring each column to mean 0 and deviation 1, by figures of the training split.
+        stride: mean over so many time steps.
+    """
+
+    standardize: bool = True
+    stride: int = Field(default=1, ge=1)
 
 
 class ModelRecipe(_Part):
@@ -76,7 +90,7 @@ class TrainingRecipe(_Part):
         clip: gradient norm.
         ema: decay of the averaged weights that are validated and saved; 0 for none.
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
-        repeat: set of modalities (``text``, ``audio``, ``text+audio``) -> how often an epoch sees such an utterance, so
+        repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
             that a small corpus of voices is not drowned by a large one of texts; 1 where not named.
         patience: stop after so many epochs without a better score.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
@@ -93,28 +107,52 @@ class TrainingRecipe(_Part):
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     modality_dropout: float = Field(default=0.3, ge=0, le=1)
-    repeat: dict[Literal["text", "audio", "text+audio"], Annotated[int, Field(ge=1)]] = {}
+    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
     patience: int = Field(default=5, ge=1)
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
 
 
+FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
+
 class Recipe(_Part):
     """A training run. See the commented files in ``recipes/``.
 
     Attributes:
+        encoders, features: the modalities; at least one in all.
         emotion_fusion: how an utterance with several modalities gets its emotions: ``fused`` by the model, ``late``
             from the modalities' own calibrated logits, or ``auto``: late where valid has no such labelled utterance.
     """
 
     name: str
-    encoders: dict[Literal["text", "audio"], EncoderRecipe] = Field(min_length=1)
+    encoders: dict[Literal["text", "audio"], EncoderRecipe] = {}
+    features: dict[FeatureName, FeaturesRecipe] = {}
     model: ModelRecipe = ModelRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
     training: TrainingRecipe = TrainingRecipe()
     emotion_fusion: Literal["auto", "fused", "late"] = "auto"
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        modalities = {*self.encoders, *self.features}
+        if not modalities:
+            raise ValueError("name at least one modality, under encoders or features")
+        if taken := {"text", "audio"} & set(self.features):
+            raise ValueError(f"features cannot be called {taken.pop()}, the name of an encoder: choose another")
+        for key in self.training.repeat:
+            parts = key.split("+")
+            if not modalities >= set(parts) or modality_key(parts) != key:
+                known = modality_key(tuple(modalities))
+                raise ValueError(f"training.repeat: {key} is no set of the modalities {known}, in that order")
+        for key in self.training.primary:
+            try:
+                direction(key)
+            except UserError as error:
+                raise ValueError(f"training.primary: {error}") from None
+        return self
 
 
 def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
@@ -172,7 +210,8 @@ def _first_problem(error: ValidationError) -> str:
     problem = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] != "extra_forbidden":
-        return f"{place}: {problem['msg']}" if place else problem["msg"]
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{place}: {message}" if place else message
     known = _keys_of(Recipe, problem["loc"][:-1])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}"

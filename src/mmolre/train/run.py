@@ -2,19 +2,21 @@
 
 import json
 import platform
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from mmolre.bundle import MODEL_FOLDER, save_bundle
 from mmolre.data.cache import FeatureCache
-from mmolre.data.dataset import FailedRow, build_dataset
+from mmolre.data.dataset import FailedRow, Source, build_dataset
 from mmolre.data.manifest import read_manifests
+from mmolre.data.readymade import ReadyMade
 from mmolre.encoders.audio import AudioEncoder
-from mmolre.encoders.base import Encoder
 from mmolre.encoders.extract import Progress as EncodingProgress
 from mmolre.encoders.text import TextEncoder
 from mmolre.errors import UserError
@@ -48,22 +50,41 @@ class RunResult(NamedTuple):
     failed: list[FailedRow]
 
 
-def make_encoders(recipe: Recipe, device: str = "cpu") -> dict[str, Encoder]:
-    """The recipe's encoders by modality; nothing is loaded yet."""
-    made: dict[str, Encoder] = {}
+def make_sources(recipe: Recipe, device: str = "cpu") -> dict[str, Source]:
+    """The recipe's modalities: encoders, of which nothing is loaded yet, and ready-made features."""
+    made: dict[str, Source] = {}
     for modality, part in recipe.encoders.items():
         if modality == "text":
             made[modality] = TextEncoder(part.source, part.layers, part.max_tokens, device)
         else:
             made[modality] = AudioEncoder(part.source, part.layers, part.stride, device)
-    return made
+    return made | {name: ReadyMade(name, part.stride) for name, part in recipe.features.items()}
 
 
-def make_model(recipe: Recipe, encoders: dict[str, Encoder]) -> MMoLRE:
-    """A model of the recipe's shape with weights drawn from its seed."""
-    modalities = {m: ModalityConfig(width=e.width, layers=e.n_layers) for m, e in encoders.items()}
+def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) -> MMoLRE:
+    """A model of the recipe's shape with weights drawn from its seed; standardisation is fitted on ``train_rows``.
+
+    Raises:
+        UserError: no training utterance has features that the recipe names.
+    """
+    modalities = {}
+    for name, source in sources.items():
+        if not source.width:
+            raise UserError(f"no utterance has the features {name!r} of the recipe: see the manifest's .json file")
+        standardize = name in recipe.features and recipe.features[name].standardize
+        modalities[name] = ModalityConfig(width=source.width, layers=source.n_layers, standardize=standardize)
     torch.manual_seed(recipe.seed)
-    return MMoLRE(ModelConfig(modalities=modalities, **recipe.model.model_dump()))
+    model = MMoLRE(ModelConfig(modalities=modalities, **recipe.model.model_dump()))
+    for name in (name for name, modality in modalities.items() if modality.standardize):
+        values = [x[name] for x in train_rows.arrays if name in x]
+        bad, total = sum(int((~np.isfinite(x)).sum()) for x in values), sum(x.size for x in values)
+        if bad:
+            warnings.warn(
+                f"features {name}: {bad:,} of {total:,} training values are NaN or infinite; the mean stands for them",
+                stacklevel=2,
+            )
+        model.inputs[name].norm.fit(values)  # type: ignore[union-attr, operator]
+    return model
 
 
 def train(
@@ -88,10 +109,11 @@ def train(
     """
     callbacks = callbacks or Callbacks()
     _claim_folder(recipe, out)
-    encoders = make_encoders(recipe, device)
+    sources = make_sources(recipe, device)
     utterances = read_manifests(list(data), audio_root=audio_root)
-    usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(encoders)]
-    dataset = build_dataset(usable, encoders, cache, progress=callbacks.encoding)
+    usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(sources)]
+    dataset = build_dataset(usable, sources, cache, progress=callbacks.encoding)
+    (out / FAILED_FILE).unlink(missing_ok=True)
     if dataset.failed:
         lines = "".join(json.dumps(row._asdict()) + "\n" for row in dataset.failed)
         write_text(out / FAILED_FILE, lines)
@@ -105,7 +127,7 @@ def train(
         save_bundle(
             out / MODEL_FOLDER,
             model,
-            encoders,
+            sources,
             validation.decision,
             about | {"train_sentiment_median": trainer.train_sentiment_median},
         )
@@ -113,7 +135,7 @@ def train(
 
     trainer = Trainer(
         recipe,
-        make_model(recipe, encoders).to(device),
+        make_model(recipe, sources, rows["train"]).to(device),
         rows["train"],
         rows["valid"],
         out,
