@@ -45,7 +45,7 @@ def train(
     """Train a model by a recipe. Run it again to go on where it was stopped.
 
     Args:
-        recipe: a YAML file, or the name of a recipe that comes with the package, e.g. mosei-frozen.
+        recipe: a YAML file, or the name of a recipe that comes with the package, e.g. everyday.
         data: a manifest (.csv, .jsonl, .parquet); may be given several times.
         out: the run's folder; by default runs/NAME-seedN.
         seed: instead of the recipe's.

@@ -65,8 +65,8 @@ Next, with your own words, recording (any format, up to 60 s), or both:
   {mmolre} predict --audio {voice} --text "Thank you!"
 Many at once; a manifest (.csv, .jsonl, .parquet) has columns id, text, audio:
   {mmolre} predict --data {manifest} --out predictions.jsonl
-A model of your own, where it also has split, and sentiment or emotions:
-  {mmolre} train mosei-frozen --data MANIFEST --out runs/mine
+A model of your own, where it also has split, sentiment and emotions:
+  {mmolre} train everyday --data MANIFEST --out runs/mine
   {mmolre} evaluate runs/mine --data MANIFEST
   {mmolre} predict --model runs/mine --text "I did not expect that at all!"
 All commands and options: {mmolre} --help"""
