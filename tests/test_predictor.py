@@ -193,3 +193,11 @@ def test_prediction_starts_without_what_only_training_needs(tiny_run):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:2] == ["['text']", "[]"]
+
+
+def test_utterances_may_bear_the_same_id(tiny_run):
+    predictor = mmolre.load(tiny_run.folder)
+    texts = ["i love this movie", "i hate this movie", "so bad"]
+    got = list(predictor.predict_many(Utterance("same", text) for text in texts))
+    assert [p.sentiment for p in got] == [predictor.predict(text=text).sentiment for text in texts]
+    assert list(predictor.predict_many([])) == []

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +74,19 @@ class Predictor:
     ) -> Iterator[Prediction | FailedRow]:
         """Predict any number of utterances in bounded memory, in their order.
 
-        A row that cannot be read yields a :class:`~mmolre.data.dataset.FailedRow` in its place and stops nothing.
+        Ids may repeat. A row that cannot be read yields a :class:`~mmolre.data.dataset.FailedRow` in its place and
+        stops nothing.
         """
-        stream = iter(utterances)
-        while chunk := list(islice(stream, CHUNK)):
-            yield from self._predict_chunk(chunk, cache)
+        chunk: dict[str, Utterance] = {}
+        for utterance in utterances:
+            if utterance.id in chunk:  # within a chunk the id is what rows are known by
+                yield from self._predict_chunk(list(chunk.values()), cache)
+                chunk = {}
+            chunk[utterance.id] = utterance
+            if len(chunk) == CHUNK:
+                yield from self._predict_chunk(list(chunk.values()), cache)
+                chunk = {}
+        yield from self._predict_chunk(list(chunk.values()), cache)
 
     def _predict_chunk(self, chunk: list[Utterance], cache: FeatureCache | None) -> Iterator[Prediction | FailedRow]:
         dataset = build_dataset(chunk, self.bundle.encoders, cache)
