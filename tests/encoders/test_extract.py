@@ -116,7 +116,7 @@ def test_progress_counts_what_is_left_to_do(tmp_path, monkeypatch):
         FeatureCache(tmp_path),
         progress=lambda *a: calls.append(a),
     )
-    assert calls == [("text", 2, 3), ("text", 3, 3)]
+    assert calls == [("text", 0, 3), ("text", 2, 3), ("text", 3, 3)]
 
 
 def test_broken_and_missing_recordings_stop_nothing(tmp_path, cache):

@@ -284,7 +284,7 @@ def test_a_metric_without_labels_on_valid_is_refused_before_training(tmp_path):
     unlabelled = tiny_rows(6, 2, no_emotions=1)
     trainer = make(tmp_path, tiny_recipe(primary=("emotion.macro_f1",)), valid=unlabelled)
     trainer.report = lambda _: pytest.fail("trained")
-    with pytest.raises(UserError, match="no emotion label among the utterances evaluated"):
+    with pytest.raises(UserError, match="no valid utterance has a label of emotion"):
         trainer.run()
 
 

@@ -89,6 +89,8 @@ def extract(
         missing = cache.missing(fingerprint, keys.values()) if cache else list(first)
         refused: dict[str, str] = {}
         done = 0
+        if progress and missing:
+            progress(modality, 0, len(missing))
         for chunk in _chunks(missing, _CHUNK[modality]):
             made = list(_encode(encoder, modality, [(key, utterances[first[key]]) for key in chunk], refused))
             if cache:

@@ -184,7 +184,13 @@ class Trainer:
             thresholds=decision.thresholds,
             train_sentiment_median=self.train_sentiment_median,
         )
-        values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in self.recipe.training.primary]
+        primary = self.recipe.training.primary
+        for task in {key.split(".")[0] for key in primary} - set(metrics):
+            raise UserError(
+                f"training.primary is {', '.join(primary)}, but no valid utterance has a label of {task}: "
+                "choose a metric of what is labelled, e.g. --set 'training.primary=[sentiment.corr]'"
+            )
+        values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in primary]
         return Validation(metrics, decision, float(np.mean(np.nan_to_num(values, nan=-10.0))))
 
     def _epoch_batches(self) -> list[list[int]]:

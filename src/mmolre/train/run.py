@@ -51,14 +51,17 @@ class RunResult(NamedTuple):
 
 
 def make_sources(recipe: Recipe, device: str = "cpu") -> dict[str, Source]:
-    """The recipe's modalities: encoders, of which nothing is loaded yet, and ready-made features."""
+    """The recipe's modalities: encoders, of which nothing is loaded yet, and ready-made features.
+
+    Their order is not that of the recipe's keys: the first weights are drawn in it.
+    """
     made: dict[str, Source] = {}
-    for modality, part in recipe.encoders.items():
+    for modality, part in sorted(recipe.encoders.items(), reverse=True):
         if modality == "text":
             made[modality] = TextEncoder(part.source, part.layers, part.max_tokens, device)
         else:
             made[modality] = AudioEncoder(part.source, part.layers, part.stride, device)
-    return made | {name: ReadyMade(name, part.stride) for name, part in recipe.features.items()}
+    return made | {name: ReadyMade(name, part.stride) for name, part in sorted(recipe.features.items())}
 
 
 def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) -> MMoLRE:
