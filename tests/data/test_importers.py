@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mmolre.data.importers import IMPORTERS, import_mosi, import_ravdess
+from mmolre.data.importers import import_mosi, import_ravdess
 from mmolre.data.manifest import ManifestWarning, read_manifest
 from mmolre.errors import UserError
 
@@ -17,10 +17,6 @@ def touch(*paths: Path) -> None:
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-
-
-def test_registry():
-    assert dict(IMPORTERS) == {"mosi": import_mosi, "ravdess": import_ravdess}
 
 
 class TestRavdess:

@@ -29,30 +29,40 @@ def check_suffix(path: Path) -> str:
     return suffix
 
 
-def iter_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
+def iter_rows(path: Path, wanted: Collection[str], delimiter: str = ",", encoding: str = "utf-8-sig") -> Iterator[Row]:
     """Yield ``(row number, {column: value})`` of the file, streamed in bounded memory; blank lines are passed over.
 
     Every column appears as a key; of a Parquet file only the ``wanted`` columns are read, the others hold ``None``.
     CSV values are strings, the others what the format holds.
 
+    Args:
+        delimiter, encoding: of a CSV file.
+
     Raises:
         UserError: the file cannot be read, or is not what its ending says.
     """
-    read = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(check_suffix(path))
+    suffix = check_suffix(path)
     row = 0
     try:
-        for row, values in read(path) if read else _parquet_rows(path, wanted):
+        if suffix == ".csv":
+            rows = _csv_rows(path, delimiter, encoding)
+        else:
+            rows = _jsonl_rows(path) if suffix == ".jsonl" else _parquet_rows(path, wanted)
+        for row, values in rows:
             yield row, values
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text after row {row}: save the file as UTF-8") from None
+        name = "UTF-8" if encoding == "utf-8-sig" else encoding
+        raise UserError(f"{path}: not {name} text after row {row}: save the file as UTF-8") from None
+    except LookupError:
+        raise UserError(f"there is no encoding {encoding!r}; common are utf-8, cp1252, gbk") from None
     except OSError as error:  # also what pyarrow raises for a damaged page
         raise UserError(f"{path}: cannot be read: {error.strerror or _one_line(error)}") from None
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(path: Path, delimiter: str, encoding: str) -> Iterator[Row]:
     # utf-8-sig: spreadsheets write a byte order mark. strict: else an unclosed quote swallows the rest of the file.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        records = csv.reader(file, strict=True)
+    with path.open(encoding=encoding, newline="") as file:
+        records = csv.reader(file, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         number = 0
         try:
@@ -61,7 +71,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                     continue
                 if header is None:
                     header = [name.strip() for name in record]
-                    _check_header(path, header)
+                    _check_header(path, header, delimiter)
                 elif len(record) != len(header):
                     raise UserError(
                         f"{path}:{number}: {len(record)} fields, but the header has {len(header)}: "
@@ -73,11 +83,11 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             raise UserError(f"{path}:{number + 1}: not valid CSV ({error}): look for an unclosed quote") from None
 
 
-def _check_header(path: Path, header: list[str]) -> None:
+def _check_header(path: Path, header: list[str], delimiter: str) -> None:
     twice = sorted({name for name in header if name and header.count(name) > 1})
     if twice:
         raise UserError(f"{path}:1: the column {twice[0]!r} occurs twice: rename or remove one")
-    if len(header) == 1 and (";" in header[0] or "\t" in header[0]):
+    if delimiter == "," and len(header) == 1 and (";" in header[0] or "\t" in header[0]):
         raise UserError(f"{path}:1: the columns must be separated by commas: save the file as comma-separated CSV")
 
 

@@ -149,6 +149,8 @@ def one_emotion(name: str | None, intensity: float = 1.0) -> tuple[float, ...]:
 def rescale(value: float, low: float, high: float) -> float:
     """A sentiment in [low, high] to [-3, 3], linearly; what passes an end by rounding is cut there."""
     bottom, top = SENTIMENT_RANGE
+    if (low, high) == SENTIMENT_RANGE:  # exactly as it is
+        return min(max(value, bottom), top)
     return min(max(bottom + (value - low) / (high - low) * (top - bottom), bottom), top)
 
 

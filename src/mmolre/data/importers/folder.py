@@ -1,0 +1,95 @@
+"""A folder of recordings, each with its words beside it: ``talk.mp4`` and ``talk.txt`` or ``talk.srt``."""
+
+import html
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmolre.data.importers._common import MEDIA_SUFFIXES, ImportSummary, check_source, finish
+from mmolre.errors import UserError
+from mmolre.schema import Utterance
+
+_EXPECTED = "recordings (wav, flac, mp3, mp4, ...) with their words beside them as .txt or .srt"
+_TIME = r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})"
+_CUE = re.compile(rf"{_TIME}\s*-->\s*{_TIME}.*")
+_TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
+
+
+def import_folder(sources: Sequence[Path], out: Path) -> ImportSummary:
+    """Write the manifest: a recording with ``.srt`` gives an utterance for each cue, else one of the whole.
+
+    Without words beside it, it is an utterance of sound alone. Nothing is labelled; no split. The id is the path below
+    the folder without its ending, and the cue's number.
+
+    Raises:
+        UserError: no recording in the folder.
+    """
+    folder = check_source(Path(sources[0]), _EXPECTED)
+    rows: dict[str, Utterance] = {}
+    dropped: list[tuple[str, str]] = []
+    inputs: list[Path] = []
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file()]
+    for path in sorted(files, key=lambda path: (MEDIA_SUFFIXES.index(path.suffix.lower()), path)):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in rows or f"{name}#1" in rows:
+            dropped.append((str(path.relative_to(folder)), "another recording has this name"))
+            continue
+        found = list(_utterances(path, name, inputs))
+        if not found:
+            dropped.append((str(path.relative_to(folder)), "its .srt has no cue with words"))
+        rows |= {row.id: row for row in found}
+    if not files:
+        raise UserError(f"{folder}: no recording there: expected {_EXPECTED}")
+    utterances = sorted(rows.values(), key=lambda row: (row.video_id or "", row.start or 0.0))
+    silent = sum(row.text is None for row in utterances)
+    notes = [f"{silent} recordings have no words beside them"] if silent else []
+    return finish("folder", utterances, out, audio_root=folder, dropped=dropped, notes=notes, inputs=inputs)
+
+
+def _utterances(path: Path, name: str, inputs: list[Path]) -> Iterator[Utterance]:
+    for suffix in (".srt", ".SRT"):
+        subtitles = path.with_suffix(suffix)
+        if subtitles.is_file():
+            inputs.append(subtitles)
+            for number, (start, end, words) in enumerate(_cues(_read(subtitles)), 1):
+                yield Utterance(
+                    f"{name}#{number}", text=words, audio=path, start=start, end=end, cut=True, video_id=name
+                )
+            return
+    words = path.with_suffix(".txt")
+    text = None
+    if words.is_file():
+        inputs.append(words)
+        text = " ".join(_read(words).split()) or None
+    yield Utterance(name, text=text, audio=path, video_id=name)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text: save the file as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _cues(content: str) -> Iterator[tuple[float, float, str]]:
+    """Start, end and words of each cue that has words and lasts."""
+    times: tuple[float, float] | None = None
+    lines: list[str] = []
+    for line in [*content.splitlines(), ""]:
+        match = _CUE.fullmatch(line.strip())
+        if match:
+            times, lines = (_seconds(match.groups()[:4]), _seconds(match.groups()[4:])), []
+        elif line.strip():
+            lines.append(line.strip())
+        elif times is not None:
+            words = " ".join(html.unescape(_TAG.sub("", " ".join(lines))).split())
+            if words and times[0] < times[1]:
+                yield *times, words
+            times = None
+
+
+def _seconds(parts: Sequence[str]) -> float:
+    hours, minutes, seconds = (int(part) for part in parts[:3])
+    return hours * 3600 + minutes * 60 + seconds + int(parts[3].ljust(3, "0")) / 1000
