@@ -34,6 +34,8 @@ class ModelConfig(BaseModel):
     Attributes:
         modalities: name -> feature shape; any number, any names.
         tasks: which of ``sentiment`` and ``emotion`` the model predicts.
+        trunk: the middle of the model: ``unitse``, the paper's; ``ple``, a baseline
+            (:class:`mmolre.baselines.ple.PLE`; its gates are dense, so ``top_k`` and ``renormalize`` are not read).
         width: the trunk's width d (paper: 768).
         blocks: UniTSE blocks per modality (paper: 2); 0 removes UniTSE.
         shared_ranks: ranks r_n of the N shared experts, possibly unequal; ``()`` removes them.
@@ -41,6 +43,7 @@ class ModelConfig(BaseModel):
         top_k: how many shared experts each router keeps (k = N keeps all).
         activation: between an expert's two convolutions (ours: GELU).
         routing: ``utterance`` (one set of gates per utterance), ``token``, or ``uniform`` (no router: gates 1 / N).
+            Uniform and without own experts, nothing differs between the tasks: hard parameter sharing.
         renormalize: divide the kept gates by their sum. Off by default (ours): with k = 1 a renormalised gate is the
             constant 1, and the router would learn nothing from the tasks.
         fusion: ``task`` (task-adaptive, one per task) or ``shared`` (one for all tasks).
@@ -53,6 +56,7 @@ class ModelConfig(BaseModel):
 
     modalities: dict[str, ModalityConfig] = Field(min_length=1)
     tasks: tuple[Literal["sentiment", "emotion"], ...] = TASKS
+    trunk: Literal["unitse", "ple"] = "unitse"
     width: int = Field(default=384, gt=0)
     blocks: int = Field(default=2, ge=0)
     shared_ranks: tuple[int, ...] = (16, 16, 32, 32, 32, 32, 48, 48)
@@ -77,6 +81,8 @@ class ModelConfig(BaseModel):
             raise ValueError(f"top_k is {self.top_k}, but there are only {len(self.shared_ranks)} shared experts")
         if self.blocks and not self.shared_ranks and not self.specific_rank:
             raise ValueError("a block needs shared_ranks, a specific_rank, or both; blocks: 0 removes UniTSE")
+        if self.trunk == "ple" and not (self.shared_ranks and self.specific_rank and self.routing == "utterance"):
+            raise ValueError("trunk ple needs shared_ranks, a specific_rank and routing: utterance")
         if self.attention_width % self.attention_heads or self.width % self.attention_heads:
             raise ValueError("attention_heads must divide both attention_width and width")
         return self

@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from mmolre.baselines.ple import PLE
 from mmolre.errors import UserError
 from mmolre.files import replacing, write_text
 from mmolre.model.config import TASK_OUTPUTS, ModelConfig
@@ -63,7 +64,8 @@ class MMoLRE(nn.Module):
         self.config = config
         names, width = config.modalities, config.width
         self.inputs = nn.ModuleDict({m: InputProjection(c, width, config.dropout) for m, c in names.items()})
-        self.unitse = nn.ModuleDict({m: UniTSE(config) for m in names})
+        trunk = {"unitse": UniTSE, "ple": PLE}[config.trunk]
+        self.unitse = nn.ModuleDict({m: trunk(config) for m in names})
         self.placeholders = nn.ParameterDict(
             {m: nn.Parameter(torch.randn(len(config.tasks), width) * 0.02) for m in names if len(names) > 1}
         )

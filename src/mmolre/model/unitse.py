@@ -32,7 +32,10 @@ class Routing(NamedTuple):
 
 
 class BlockOutput(NamedTuple):
-    """Features per task (K, B, T, d), each task's gates (none without shared experts), and the balance term."""
+    """Features per task (K, B, T, d), each task's gates (none without shared experts), and the balance term.
+
+    K is 1 where no task differs from another.
+    """
 
     features: Tensor
     gates: list[Gates]
@@ -49,13 +52,14 @@ class UniTSEBlock(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
         self.shared = LowRankExperts(width, config.shared_ranks, config.activation) if experts else None
-        self.routers = nn.ModuleList(_router(config) for _ in config.tasks if experts)
+        # Where nothing differs between the tasks, they stay one: hard parameter sharing, computed once.
+        apart = config.specific_rank > 0 or config.routing != "uniform"
+        self.routers = nn.ModuleList(_router(config) for _ in config.tasks[: None if apart else 1] if experts)
         self.specific = nn.ModuleList(
             LowRankExperts(width, (config.specific_rank,), config.activation)
             for _ in config.tasks
             if config.specific_rank
         )
-        self.tasks = len(config.tasks)
 
     def forward(self, x_sbtd: Tensor, mask_bt: Tensor) -> BlockOutput:
         """One block.
@@ -72,7 +76,7 @@ class UniTSEBlock(nn.Module):
         total = x_sbtd.new_zeros(())
         gates: list[Gates] = []
         if self.shared is not None:
-            routed = normed if self.per_token else _masked_mean(normed, mask_bt)
+            routed = normed if self.per_token else masked_mean(normed, mask_bt)
             gates = [router(routed[min(k, sources - 1)]) for k, router in enumerate(self.routers)]
             valid = mask_bt if self.per_token else None
             balance = torch.stack([balance_loss(g.probabilities, valid) for g in gates]).mean()
@@ -106,7 +110,7 @@ class UniTSE(nn.Module):
             features, block_gates, block_balance = block(features, mask_bt)
             gates.append(block_gates)
             balance = balance + block_balance / len(self.blocks)
-        if features.shape[0] == 1:  # no blocks: every task reads the modality's features as they are
+        if features.shape[0] == 1:  # no blocks, or hard sharing: every task reads the same
             features = features.expand(len(self.tasks), -1, -1, -1)
         return self.norm(features), gates, balance
 
@@ -118,6 +122,6 @@ def _router(config: ModelConfig) -> nn.Module:
     return TopKRouter(config.width, experts, config.top_k, renormalize=config.renormalize)
 
 
-def _masked_mean(x_sbtd: Tensor, mask_bt: Tensor) -> Tensor:
+def masked_mean(x_sbtd: Tensor, mask_bt: Tensor) -> Tensor:
     """Mean over the real positions; padding is expected to be 0 already. (S, B, T, d) -> (S, B, d)."""
     return x_sbtd.sum(dim=2) / mask_bt.sum(dim=1).clamp(min=1)[:, None]

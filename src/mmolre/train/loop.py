@@ -26,6 +26,7 @@ from mmolre.files import cannot_write
 from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
+from mmolre.train import surgery
 from mmolre.train.checkpoint import load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
 from mmolre.train.recipe import Recipe
@@ -212,8 +213,11 @@ class Trainer:
         if not math.isfinite(total):
             self._stop_at_nan(batch, {name: part.item() for name, part in loss.parts.items()})
         self.optimizer.zero_grad(set_to_none=True)
-        loss.total.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.recipe.objective.surgery == "pcgrad":
+            surgery.backward(loss.tasks, loss.common, parameters)
+        else:
+            loss.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip).item()
         if not math.isfinite(norm):  # a finite loss may still have a gradient that would spoil every weight
             self._stop_at_nan(batch, {"gradient norm": norm})

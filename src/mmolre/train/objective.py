@@ -12,10 +12,19 @@ from mmolre.train.recipe import ObjectiveRecipe
 
 
 class Loss(NamedTuple):
-    """The total to descend, and its unweighted parts for the log (detached)."""
+    """What to descend.
+
+    Attributes:
+        total: the sum of ``tasks`` and ``common``.
+        parts: unweighted, for the log (detached).
+        tasks: each task's weighted share, its unimodal heads' included.
+        common: what is no task's: the balance term.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    tasks: dict[str, Tensor]
+    common: Tensor
 
 
 def sentiment_loss(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -52,8 +61,8 @@ class Objective(nn.Module):
     def forward(self, output: Output, batch: Batch) -> Loss:
         truths = {"sentiment": batch.sentiment, "emotion": batch.emotions}
         parts: dict[str, Tensor] = {}
-        total = self.recipe.router_balance * output.balance
-        auxiliary: list[Tensor] = []
+        tasks: dict[str, Tensor] = {}
+        auxiliary: list[tuple[str, Tensor]] = []
         for task, weight in self.weights.items():
             loss_of, truth = TASK_LOSSES[task], truths[task]
             parts[task] = loss_of(output.tasks[task], truth)
@@ -62,12 +71,15 @@ class Objective(nn.Module):
                 # A batch without a label of this task says nothing of its uncertainty.
                 s = self.log_variance[task] * (~truth.isnan()).any()
                 term = torch.exp(-s) * term + s
-            total = total + term
+            tasks[task] = term
             heads = ((x, truth[rows]) for x, rows in output.unimodal[task].values())
             # Heads without a label in the batch are no part of the mean: they would only make the others count less.
-            auxiliary += [weight * loss_of(x, own) for x, own in heads if not own.isnan().all()]
+            auxiliary += [(task, weight * loss_of(x, own)) for x, own in heads if not own.isnan().all()]
+        for task, loss in auxiliary:
+            tasks[task] = tasks[task] + self.recipe.unimodal * loss / len(auxiliary)
         if auxiliary:
-            parts["unimodal"] = torch.stack(auxiliary).mean()
-            total = total + self.recipe.unimodal * parts["unimodal"]
+            parts["unimodal"] = torch.stack([loss for _, loss in auxiliary]).mean()
         parts["balance"] = output.balance
-        return Loss(total, {name: part.detach() for name, part in parts.items()})
+        common = self.recipe.router_balance * output.balance
+        total = torch.stack([*tasks.values(), common]).sum()
+        return Loss(total, {name: part.detach() for name, part in parts.items()}, tasks, common)

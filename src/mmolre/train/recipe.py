@@ -48,6 +48,7 @@ class ModelRecipe(_Part):
     """Overrides of :class:`mmolre.model.config.ModelConfig`, whose defaults and meanings apply."""
 
     tasks: tuple[Literal["sentiment", "emotion"], ...] = ModelConfig.model_fields["tasks"].default
+    trunk: Literal["unitse", "ple"] = "unitse"
     width: int = ModelConfig.model_fields["width"].default
     blocks: int = ModelConfig.model_fields["blocks"].default
     shared_ranks: tuple[int, ...] = ModelConfig.model_fields["shared_ranks"].default
@@ -71,6 +72,8 @@ class ObjectiveRecipe(_Part):
         balance_tasks: ``fixed``, or ``uncertainty``: learned homoscedastic weights (Kendall et al., 2018) on top.
         unimodal: weight of the mean of the auxiliary unimodal losses.
         router_balance: weight of the balance term.
+        surgery: ``none``, or ``pcgrad``: where the tasks' gradients of what they share conflict, each loses its part
+            along the other (:mod:`mmolre.train.surgery`); costs a second backward pass.
     """
 
     sentiment: float = Field(default=1.0, ge=0)
@@ -78,6 +81,7 @@ class ObjectiveRecipe(_Part):
     balance_tasks: Literal["fixed", "uncertainty"] = "fixed"
     unimodal: float = Field(default=0.2, ge=0)
     router_balance: float = Field(default=1e-3, ge=0)
+    surgery: Literal["none", "pcgrad"] = "none"
 
 
 class TrainingRecipe(_Part):
@@ -90,7 +94,7 @@ class TrainingRecipe(_Part):
         clip: gradient norm.
         ema: decay of the averaged weights that are validated and saved; 0 for none.
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
-        repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
+        repeat: set of modalities, e.g. ``audio``, -> how often its utterances are seen in an epoch, so
             that a small corpus of voices is not drowned by a large one of texts; 1 where not named.
         patience: stop after so many epochs without a better score.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.

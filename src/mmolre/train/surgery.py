@@ -1,0 +1,56 @@
+"""PCGrad: gradient surgery between tasks (Yu et al., NeurIPS 2020)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Gradients = list[Tensor | None]
+"""One per parameter, as torch.autograd.grad gives them: None where the loss does not depend on it."""
+
+
+def task_gradients(losses: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, Gradients]:
+    """Each task's gradients. The graph is kept: the caller may go through it once more."""
+    return {
+        task: list(torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True))
+        for task, loss in losses.items()
+    }
+
+
+def pcgrad(by_task: Sequence[Gradients]) -> Gradients:
+    """The sum of the tasks' gradients, each without its part against another's.
+
+    On the parameters that every task has a gradient of, as one vector per task: where g_i . g_j < 0, g_i loses its
+    projection on the original g_j. Other parameters get the plain sum. There are two tasks at most here, so that the
+    random order in which the original goes through several has no meaning.
+    """
+    total: Gradients = [_sum(column) for column in zip(*by_task, strict=True)]
+    shared = [i for i in range(len(total)) if all(gradients[i] is not None for gradients in by_task)]
+    vectors = [[g for i in shared if (g := gradients[i]) is not None] for gradients in by_task]
+    for i, own in enumerate(vectors):
+        for j, other in enumerate(vectors):
+            if i == j or (product := _dot(own, other)) >= 0:
+                continue
+            scale = product / _dot(other, other)
+            own = [a - scale * b for a, b in zip(own, other, strict=True)]
+            for place, b in zip(shared, other, strict=True):
+                total[place] = total[place] - scale * b  # type: ignore[operator]
+    return total
+
+
+def backward(losses: Mapping[str, Tensor], common: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Put into ``parameters``' ``grad`` what PCGrad makes of the tasks' losses, plus the gradient of ``common``."""
+    operated = pcgrad(list(task_gradients(losses, parameters).values()))
+    for parameter, gradient in zip(parameters, operated, strict=True):
+        parameter.grad = gradient
+    if common.requires_grad:
+        common.backward()
+
+
+def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    return torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def _sum(gradients: Sequence[Tensor | None]) -> Tensor | None:
+    known = [g for g in gradients if g is not None]
+    return torch.stack(known).sum(0) if known else None
