@@ -5,6 +5,7 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
@@ -21,10 +22,19 @@ def text() -> str:
         "Exit codes: 0 all went well; 2 bad input, said in one line; 3 done, but some rows could not be used;\n",
     ]
     parts[-1] += "130 stopped by Ctrl-C.\n"
-    for command in ((), *((name,) for name in app._subcommands)):
+    for command in _commands():
         title = " ".join(("mmolre", *command))
         parts.append(f"## {title}\n\n```text\n{_help(*command)}\n```\n")
     return "\n".join(parts)
+
+
+def _commands() -> Iterator[tuple[str, ...]]:
+    """Each command's words: the program, its commands, and theirs."""
+    yield ()
+    for name, command in app._subcommands.items():
+        yield (name,)
+        for below in getattr(command.target, "_subcommands", ()):
+            yield name, below
 
 
 def _help(*command: str) -> str:

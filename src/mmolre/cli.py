@@ -15,6 +15,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 import mmolre
+from mmolre import cli_data
 from mmolre.errors import UserError
 
 app = tyro.extras.SubcommandApp()
@@ -220,32 +221,7 @@ def predict(
     return 0
 
 
-@app.command(name="import")
-def import_(
-    source: Annotated[Positional[Literal["mosi", "ravdess"]], arg(help_behavior_hint="")],
-    path: Annotated[Positional[Path], arg(metavar="DIR", help_behavior_hint="")],
-    /,
-    out: Annotated[Path, arg(metavar="PATH")],
-) -> int:
-    """Make a manifest of a corpus.
-
-    Args:
-        source: which corpus.
-        path: its folder.
-        out: a folder (gets manifest.csv), or the manifest itself (.csv, .jsonl, .parquet).
-    """
-    from mmolre import terminal
-    from mmolre.data.importers import IMPORTERS
-
-    summary = IMPORTERS[source](path, out)
-    terminal.plain(f"{summary.n_rows} utterances in {summary.path}")
-    for name, reason in summary.dropped[: terminal.SHOWN_FAILURES]:
-        terminal.note(f"left out {name}: {reason}")
-    if summary.dropped:
-        terminal.note(f"{len(summary.dropped)} left out")
-    for line in summary.notes:
-        terminal.note(line)
-    return 0
+cli_data.register(app)
 
 
 @app.command(name="encoders")

@@ -28,7 +28,7 @@ def test_all_rows_share_one_mapping_of_names_to_files(tmp_path):
 
 def test_features_alone_make_an_utterance(tmp_path):
     path = put(tmp_path, {"covarep": "c.safetensors"}, "id,sentiment\n1,2\n")
-    assert read_manifest(path)[0].modalities == ()
+    assert read_manifest(path)[0].text is None
     path = put(tmp_path, {"covarep": "c.safetensors"}, "id,text\n1,\n")
     assert read_manifest(path)[0].text is None
     path.with_name("m.csv.json").unlink()

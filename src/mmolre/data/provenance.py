@@ -27,8 +27,9 @@ def write_provenance(
     inputs: Iterable[Path],
     features: Mapping[str, Path],
     rows: Sequence[Utterance],
-    dropped: Sequence[tuple[str, str]],
-    notes: Sequence[str],
+    dropped: Sequence[tuple[str, str]] = (),
+    conflicts: Sequence[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
     options: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write it and return its path.
@@ -37,6 +38,7 @@ def write_provenance(
         source: the importer, or ``merge``.
         inputs: the files that were read, hashed here; media are counted by the manifest, not hashed.
         dropped: what was left out, as (name, reason).
+        conflicts: what two sources say differently, as (name, what).
         options: what the user chose.
 
     Raises:
@@ -59,6 +61,7 @@ def write_provenance(
         },
         "dropped": {"total": len(dropped), "reasons": dict(Counter(reason for _, reason in dropped))},
         "dropped_rows": [{"name": name, "reason": reason} for name, reason in dropped],
+        "conflicts": [{"name": name, "what": what} for name, what in conflicts],
         "notes": list(notes),
     }
     path = provenance_path(manifest)

@@ -2,7 +2,7 @@
 
 An importer is ``import_X(sources, out, **options) -> ImportSummary`` (MOSI's and RAVDESS's take one folder). It writes
 the manifest, ``out/manifest.csv`` or ``out`` itself where that ends in .csv, .jsonl or .parquet, its feature files, and
-``provenance.json``. Where it finds nothing to use, it raises :class:`~mmolre.errors.UserError`, saying what it expected.
+``provenance.json``. Where it finds nothing to use, it raises :class:`~mmolre.errors.UserError`, saying what it wants.
 """
 
 from mmolre.data.importers._common import ImportSummary

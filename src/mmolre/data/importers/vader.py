@@ -63,7 +63,8 @@ def _rows(part: str, content: bytes) -> Iterator[Utterance]:
             continue
         text = html.unescape(match["text"]).strip()
         alone = "_" not in match["id"]
-        group = " ".join(text.lower().split()) if alone else match["document"]
+        words = " ".join(re.findall(r"\w+", text.lower()))
+        group = (words or text) if alone else match["document"]
         if text:
             yield Utterance(
                 id=f"{part}-{match['id']}",

@@ -1,0 +1,195 @@
+"""Several manifests of the same utterances into one: each row says what any of them says of it (ours)."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mmolre.data.feature_file import FeatureFile, write_feature_file
+from mmolre.data.importers import ImportSummary
+from mmolre.data.manifest import read_manifest, write_manifest
+from mmolre.data.manifest_rows import SUFFIXES
+from mmolre.data.provenance import provenance_path, write_provenance
+from mmolre.errors import UserError
+from mmolre.files import replacing
+from mmolre.schema import EMOTIONS, Utterance
+
+On = Literal["id", "times"]
+Rows = Literal["all", "first", "common"]
+
+_CLOSE = 1e-3  # labels that differ by less were rounded
+_STEP = 0.05  # seconds: times of one segment in two sources
+_TOGETHER = ("audio", "start", "end", "cut")  # of one source, or they mean nothing
+_ALONE = ("text", "split", "speaker", "video_id", "sentiment")
+
+
+def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Rows = "all") -> ImportSummary:
+    """Merge manifests; of what two say differently, the first one's word is kept and the conflict listed.
+
+    Labels that differ by less than 0.001 are the same, and so are texts that differ in capitals and signs. Audio and
+    its times come from one source together. Feature files are copied beside the new manifest; two that bear one name
+    and differ are kept apart as NAME and NAME-2, for features of different sources are not the same features.
+
+    Args:
+        paths: the most trusted first.
+        out: a folder, or the manifest.
+        on: rows are the same where their ids are; or, ``times``, where video_id and start (to 0.05 s) are. Then the id
+            is the first one's.
+        rows: those of any manifest, of the first one, or of all.
+
+    Raises:
+        UserError: fewer than two manifests, a bad one, no row in common, rows that cannot be told apart by times.
+    """
+    paths = [Path(path) for path in paths]
+    if len(paths) < 2:
+        raise UserError("merging needs two manifests or more")
+    sources = [read_manifest(path) for path in paths]
+    keyed = [_keyed(path, source, on) for path, source in zip(paths, sources, strict=True)]
+    keys = _chosen(keyed, rows)
+    if not any(key in other for key in keyed[0] for other in keyed[1:]):
+        raise UserError(f"{paths[1]} has no row of {paths[0]}: is --on {on} right? Ids are, e.g., {_ids(sources)}")
+    conflicts: list[tuple[str, str]] = []
+    merged = [_merged([of[key] for of in keyed if key in of], conflicts) for key in keys]
+    manifest = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
+    ids = {key: row.id for of in reversed(keyed) for key, row in of.items()}
+    renamed = [{row.id: ids[key] for key, row in of.items()} for of in keyed]
+    counts = [sum(key in of for key in keys) for of in keyed]
+    notes = [f"{count} of {len(keys)} rows are in {path}" for path, count in zip(paths, counts, strict=True)]
+    notes += _told(conflicts, manifest)
+    files = _gather(paths, sources, renamed, manifest, notes)
+    merged = [replace(row, features=files) for row in merged]
+    audio = [row.audio.absolute() for row in merged if row.audio is not None]
+    root = Path(os.path.commonpath([path.parent for path in audio])) if audio else None
+    inside = root is None or manifest.parent.absolute() in (root, *root.parents)
+    write_manifest(manifest, merged, audio_root=None if inside else root)
+    write_provenance(
+        manifest,
+        source="merge",
+        inputs=paths,
+        features=files,
+        rows=merged,
+        conflicts=conflicts,
+        notes=notes,
+        options={"on": on, "rows": rows},
+    )
+    return ImportSummary(manifest, len(merged), [], notes)
+
+
+def _told(conflicts: Sequence[tuple[str, str]], manifest: Path) -> list[str]:
+    """The conflicts by column, the first of each in words."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for key, what in conflicts:
+        kinds.setdefault(what.partition(":")[0], []).append((key, what))
+    return [
+        f"{len(of)} conflicts, e.g. {of[0][0]}, {of[0][1]}: the first is kept; all in {provenance_path(manifest).name}"
+        for of in kinds.values()
+    ]
+
+
+def _ids(sources: Sequence[Sequence[Utterance]]) -> str:
+    return " and ".join(repr(source[0].id) for source in sources[:2])
+
+
+def _keyed(path: Path, rows: Sequence[Utterance], on: On) -> dict[Any, Utterance]:
+    """The rows by what they are the same by."""
+    if on == "id":
+        return {row.id: row for row in rows}
+    found: dict[Any, Utterance] = {}
+    for row in rows:
+        if row.video_id is None or row.start is None:
+            raise UserError(f"{path.parent / row.row}: --on times needs video_id and start in each row")
+        key = (row.video_id, round(row.start / _STEP))
+        if key in found:
+            raise UserError(f"{path.parent / row.row}: starts when {found[key].id} does: merge on ids")
+        found[key] = row
+    return found
+
+
+def _chosen(keyed: Sequence[Mapping[Any, Utterance]], rows: Rows) -> list[Any]:
+    if rows == "first":
+        return list(keyed[0])
+    every = dict.fromkeys(key for of in keyed for key in of)
+    return [key for key in every if rows == "all" or all(key in of for of in keyed)]
+
+
+def _merged(rows: Sequence[Utterance], conflicts: list[tuple[str, str]]) -> Utterance:
+    first = rows[0]
+    values: dict[str, Any] = {}
+    for name in _ALONE:
+        said = [getattr(row, name) for row in rows if getattr(row, name) is not None]
+        values[name] = _agreed(first.id, name, said, conflicts)
+    emotions = []
+    for place, name in enumerate(EMOTIONS):
+        said = [row.emotions[place] for row in rows if row.emotions[place] is not None]
+        emotions.append(_agreed(first.id, name, said, conflicts))
+    voiced = next((row for row in rows if row.audio is not None), None)
+    timed = voiced or next((row for row in rows if row.start is not None), first)
+    values |= {name: getattr(timed, name) for name in _TOGETHER}
+    return replace(first, **values, emotions=tuple(emotions))
+
+
+def _agreed(key: str, name: str, said: Sequence[Any], conflicts: list[tuple[str, str]]) -> Any:
+    for other in said[1:]:
+        if name == "text":
+            same = "".join(filter(str.isalnum, other.lower())) == "".join(filter(str.isalnum, said[0].lower()))
+        elif isinstance(other, float):
+            same = abs(other - said[0]) < _CLOSE
+        else:
+            same = other == said[0]
+        if not same:
+            conflicts.append((key, f"{name}: {_short(said[0])} and {_short(other)}"))
+    return said[0] if said else None
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value[:60])
+
+
+def _gather(
+    paths: Sequence[Path],
+    sources: Sequence[Sequence[Utterance]],
+    renamed: Sequence[Mapping[str, str]],
+    manifest: Path,
+    notes: list[str],
+) -> dict[str, Path]:
+    """Copies of all feature files beside the manifest, by name, their ids those of the merged rows."""
+    prefix = "" if manifest.stem == "manifest" else f"{manifest.stem}."
+    gathered: dict[str, Path] = {}
+    hashes: dict[str, str] = {}
+    for path, rows, ids in zip(paths, sources, renamed, strict=True):
+        for name, file in (rows[0].features if rows else {}).items():
+            digest = _hash(file)
+            if hashes.get(name) == digest:
+                continue
+            number, free = 2, name
+            while free in gathered:
+                free, number = f"{name}-{number}", number + 1
+            if free != name:
+                notes.append(f"features {name} of {path} differ from those before: they are {free} here")
+            target = (manifest.parent / f"{prefix}{free}{file.suffix.lower()}").absolute()
+            if target.exists() and target.samefile(file):
+                raise UserError(f"{target}: merge into another folder than that of {path}")
+            if all(old == new for old, new in ids.items()):
+                with replacing(target) as beside:
+                    shutil.copyfile(file, beside)
+            else:
+                opened = FeatureFile(file)
+                target = target.with_suffix(".safetensors")
+                found = ((ids[old], opened.get(old)) for old in opened.ids if old in ids)
+                write_feature_file(target, ((new, array) for new, array in found if array is not None))
+            gathered[free], hashes[name] = target, hashes.get(name, digest)
+    return gathered
+
+
+def _hash(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+assert {*_ALONE, *_TOGETHER, "id", "emotions", "features", "row"} == {field.name for field in fields(Utterance)}
