@@ -85,7 +85,7 @@ class FeatureFile:
         if utterance_id not in self._held:
             return None
         array = self._store.read(utterance_id)
-        with np.errstate(over="ignore"):  # beyond float32 is inf, which whoever uses features must expect anyway
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32 is inf, to be expected in features anyway
             return array.reshape(-1, self.width).astype(np.float32, copy=False)
 
 
@@ -230,7 +230,7 @@ def _write_data(path: Path, arrays: Iterable[tuple[str, np.ndarray]], data: Any)
         width = width or array.shape[1]
         if array.shape[1] != width:
             raise UserError(f"{path}: {name!r} is {array.shape[1]} wide, those before it {width}")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             array = np.ascontiguousarray(array, np.float16 if array.dtype == np.float16 else np.float32)
         data.write(array.data)
         header[name] = {
