@@ -7,7 +7,7 @@ from mmolre.model.inputs import CLIP, InputProjection, Standardize
 
 
 def fitted(*arrays: np.ndarray) -> Standardize:
-    layer = Standardize(arrays[0].shape[-1])
+    layer = Standardize(1, arrays[0].shape[-1])
     layer.fit(arrays)
     return layer
 
@@ -20,14 +20,14 @@ def test_each_column_gets_mean_0_and_deviation_1():
     done = layer(torch.from_numpy(columns.astype(np.float32)))
     torch.testing.assert_close(done.mean(0), torch.zeros(3), atol=2e-2, rtol=0)
     torch.testing.assert_close(done.std(0), torch.ones(3), atol=2e-2, rtol=0)
-    torch.testing.assert_close(layer.mean, torch.from_numpy(columns.mean(0)).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.mean[0], torch.from_numpy(columns.mean(0)).float(), rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_not_finite_counts_nothing_and_becomes_the_mean():
     rows = np.array([[1.0, np.nan], [3.0, np.inf], [np.nan, 5.0], [-np.inf, 7.0]], np.float32)
     layer = fitted(rows)
-    assert layer.mean.tolist() == [2, 6]
-    assert layer.deviation.tolist() == [1, 1]
+    assert layer.mean.tolist() == [[2, 6]]
+    assert layer.deviation.tolist() == [[1, 1]]
     assert layer(torch.from_numpy(rows)).tolist() == [[-1, 0], [1, 0], [0, -1], [0, 1]]
 
 
@@ -37,7 +37,7 @@ def test_outliers_are_clipped_and_constant_columns_stay_constant():
 
 
 def test_nothing_to_fit_on():
-    layer = Standardize(2)
+    layer = Standardize(1, 2)
     layer.fit([])
     assert layer(torch.tensor([[1.0, -2.0]])).tolist() == [[1, -2]]
 
@@ -64,3 +64,13 @@ def test_layers_are_mixed_by_softmax_weights():
     x = torch.randn(1, 2, 2, 4)
     expected = module.project(module.norm(0.25 * x[:, :, 0] + 0.75 * x[:, :, 1]))
     torch.testing.assert_close(module(x), expected)
+
+
+def test_each_layer_has_figures_of_its_own():
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal([[0.0, 5.0], [1e4, -3.0]], [[1.0, 2.0], [1e3, 0.1]], (n, 2, 2)) for n in (40, 1, 60)]
+    layer = Standardize(2, 2)
+    layer.fit(arrays)
+    rows = np.concatenate(arrays)
+    torch.testing.assert_close(layer.mean, torch.from_numpy(rows.mean(0)).float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer.deviation, torch.from_numpy(rows.std(0)).float(), rtol=1e-4, atol=1e-5)

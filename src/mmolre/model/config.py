@@ -16,9 +16,8 @@ class ModalityConfig(BaseModel):
     Attributes:
         width: width d_m of one feature vector.
         layers: how many encoder layers the features hold; they are mixed with learned weights (softmax).
-        standardize: whether each of the ``width`` values is brought to mean 0 and deviation 1 with figures fitted on
-            the training split (ready-made features: every column has a scale of its own), instead of a LayerNorm
-            (encoders: all columns share one).
+        standardize: whether each value of each layer is brought to mean 0 and deviation 1 with figures fitted on the
+            training split, before the layers are mixed, instead of a LayerNorm after it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -18,7 +18,8 @@ class InputProjection(nn.Module):
     def __init__(self, modality: ModalityConfig, width: int, dropout: float) -> None:
         super().__init__()
         self.layer_mix = nn.Parameter(torch.zeros(modality.layers))
-        self.norm = Standardize(modality.width) if modality.standardize else nn.LayerNorm(modality.width)
+        shape = (modality.layers, modality.width)
+        self.norm = Standardize(*shape) if modality.standardize else nn.LayerNorm(modality.width)
         self.project = nn.Linear(modality.width, width)
         self.dropout = nn.Dropout(dropout)
 
@@ -26,7 +27,8 @@ class InputProjection(nn.Module):
         """(B, T, L, width of the features) -> (B, T, d)."""
         weights = self.layer_mix.softmax(0)
         if isinstance(self.norm, Standardize):
-            # Before the mixing: a NaN in it would be one in the gradient of the weights, whatever follows.
+            # Before the mixing: each layer has scales of its own, which would decide the mixture; and a NaN in it would
+            # be one in the gradient of the weights, whatever follows.
             mixed = torch.einsum("l,btlw->btw", weights, self.norm(x_btlw))
         else:
             mixed = self.norm(torch.einsum("l,btlw->btw", weights, x_btlw))
@@ -34,7 +36,7 @@ class InputProjection(nn.Module):
 
 
 class Standardize(nn.Module):
-    """(x - mean) / deviation per column, from the training split; kept with the weights.
+    """(x - mean) / deviation per layer and column, from the training split; kept with the weights.
 
     A value that is not finite becomes 0, the mean: the features of some corpora hold NaN and infinity.
     """
@@ -42,10 +44,10 @@ class Standardize(nn.Module):
     mean: Tensor
     deviation: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, layers: int, width: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("deviation", torch.ones(width))
+        self.register_buffer("mean", torch.zeros(layers, width))
+        self.register_buffer("deviation", torch.ones(layers, width))
 
     def forward(self, x: Tensor) -> Tensor:
         standard = ((x - self.mean) / self.deviation).clamp(-CLIP, CLIP)
@@ -55,9 +57,9 @@ class Standardize(nn.Module):
         """Take mean and deviation of all finite values of each column; a constant column keeps deviation 1.
 
         Args:
-            arrays: each (..., width), e.g. one per training utterance.
+            arrays: each (..., L, width), e.g. one per training utterance.
         """
-        width = len(self.mean)
+        shape, width = self.mean.shape, self.mean.numel()
         count, total, squares = np.zeros(width), np.zeros(width), np.zeros(width)
         shift: np.ndarray | None = None
         for array in arrays:
@@ -76,5 +78,5 @@ class Standardize(nn.Module):
         variance = squares / count.clip(1) - offset**2
         scale = np.abs(shift + offset).clip(1.0)
         deviation = np.where(variance > (1e-6 * scale) ** 2, np.sqrt(variance.clip(0)), 1.0)
-        self.mean.copy_(torch.from_numpy(shift + offset))
-        self.deviation.copy_(torch.from_numpy(deviation))
+        self.mean.copy_(torch.from_numpy(shift + offset).view(shape))
+        self.deviation.copy_(torch.from_numpy(deviation).view(shape))

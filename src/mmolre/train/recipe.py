@@ -23,12 +23,15 @@ class EncoderRecipe(_Part):
         source: a role of ``mmolre encoders list``, a folder, or an id of the model hub.
         layers: which hidden states, 0 the embeddings, -1 the last; several are mixed with learned weights.
         stride: audio only: mean over this many frames (Whisper: 50 frames/s; 4 gives 12.5).
+        standardize: bring each column of each layer to mean 0 and deviation 1, by figures of the training split; for
+            encoders with outlier columns or layers of unequal scale (Whisper).
         max_tokens: text only: cut there; the encoder's own window by default.
     """
 
     source: str
     layers: tuple[int, ...] = Field(default=(-1,), min_length=1)
     stride: int = Field(default=1, ge=1)
+    standardize: bool = False
     max_tokens: int | None = Field(default=None, ge=3)
 
 

@@ -74,7 +74,7 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
     for name, source in sources.items():
         if not source.width:
             raise UserError(f"no utterance has the features {name!r} of the recipe: see the manifest's .json file")
-        standardize = name in recipe.features and recipe.features[name].standardize
+        standardize = ({**recipe.encoders, **recipe.features})[name].standardize
         modalities[name] = ModalityConfig(width=source.width, layers=source.n_layers, standardize=standardize)
     torch.manual_seed(recipe.seed)
     model = MMoLRE(ModelConfig(modalities=modalities, **recipe.model.model_dump()))
