@@ -1,9 +1,11 @@
 """Prediction for people: text and sound in, numbers with names out."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mmolre.bundle import Bundle, load_bundle
 from mmolre.data.cache import FeatureCache
@@ -88,26 +90,42 @@ class Predictor:
                 chunk = {}
         yield from self._predict_chunk(list(chunk.values()), cache)
 
-    def _predict_chunk(self, chunk: list[Utterance], cache: FeatureCache | None) -> Iterator[Prediction | FailedRow]:
-        dataset = build_dataset(chunk, self.bundle.encoders, cache)
-        raw = infer(self.bundle.model, dataset.arrays, each_alone=self.bundle.decision.late)
+    def predict_features(
+        self, ids: Sequence[str], arrays: Sequence[Mapping[str, np.ndarray]], truncated: Sequence[bool]
+    ) -> list[Prediction]:
+        """Predict from what the bundle's encoders gave.
+
+        Args:
+            ids: of the predictions.
+            arrays: per utterance, modality -> (T, L, width); at least one modality each.
+            truncated: per utterance, whether an encoder cut its input.
+        """
+        raw = infer(self.bundle.model, arrays, each_alone=self.bundle.decision.late)
         probabilities = self.bundle.decision.probabilities(raw)
         tasks = self.bundle.model.config.tasks
-        results: dict[str, Prediction | FailedRow] = {row.id: row for row in dataset.failed + dataset.empty}
-        for i, (utterance, limits) in enumerate(
-            zip(dataset.utterances, self.bundle.decision.for_rows(raw.modalities), strict=True)
-        ):
-            emotion = "emotion" in tasks
+        emotion = "emotion" in tasks
+        results = []
+        for i, limits in enumerate(self.bundle.decision.for_rows(raw.modalities)):
             row = probabilities[i : i + 1]
-            results[utterance.id] = Prediction(
-                id=utterance.id,
-                sentiment=_clip(raw.sentiment[i]) if "sentiment" in tasks else None,
-                emotions=_named(row[0]) if emotion else {},
-                present=thresholds.present(row, limits)[0] if emotion else [],
-                top=thresholds.top(row, limits)[0] if emotion else None,
-                modalities=list(raw.modalities[i]),
-                truncated=dataset.arrays.truncated(i),
+            results.append(
+                Prediction(
+                    id=ids[i],
+                    sentiment=_clip(raw.sentiment[i]) if "sentiment" in tasks else None,
+                    emotions=_named(row[0]) if emotion else {},
+                    present=thresholds.present(row, limits)[0] if emotion else [],
+                    top=thresholds.top(row, limits)[0] if emotion else None,
+                    modalities=list(raw.modalities[i]),
+                    truncated=truncated[i],
+                )
             )
+        return results
+
+    def _predict_chunk(self, chunk: list[Utterance], cache: FeatureCache | None) -> Iterator[Prediction | FailedRow]:
+        dataset = build_dataset(chunk, self.bundle.encoders, cache)
+        results: dict[str, Prediction | FailedRow] = {row.id: row for row in dataset.failed + dataset.empty}
+        ids = [utterance.id for utterance in dataset.utterances]
+        truncated = [dataset.arrays.truncated(i) for i in range(len(ids))]
+        results |= {p.id: p for p in self.predict_features(ids, dataset.arrays, truncated)}
         for utterance in chunk:
             yield results[utterance.id]
 

@@ -331,3 +331,36 @@ def test_real_clips(corpora):
     longest = max((corpora / "mosi" / "audio").glob("*.flac"), key=lambda path: path.stat().st_size)
     full = load_audio(longest)
     np.testing.assert_array_equal(load_audio(longest, start=30, end=31), full[480_000:496_000])
+
+
+def test_streaming_gives_what_loading_gives(tmp_path):
+    path = encode(tmp_path / "a.wav", signal(3.0, 44_100), "pcm_s16le", rate=44_100)
+    streamed = np.concatenate(list(media.stream_audio(path)))
+    loaded = load_audio(path)
+    assert abs(len(streamed) - len(loaded)) <= 1
+    n = min(len(streamed), len(loaded))
+    np.testing.assert_allclose(streamed[:n], loaded[:n], atol=1e-3)
+
+
+def test_streaming_keeps_the_clock_of_sound_with_a_gap(tmp_path):
+    import av
+
+    path = tmp_path / "gap.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        for at in (8_000, 48_000):  # two seconds apart
+            frame = av.AudioFrame.from_ndarray(np.full((1, 8_000), 8_000, np.int16), format="s16", layout="mono")
+            frame.sample_rate, frame.pts = 16_000, at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    sound = np.concatenate(list(media.stream_audio(path)))
+    loud = np.abs(sound) > 0.1
+    first = int(np.argmax(loud))
+    assert not loud[first + 8_400 : first + 39_600].any()
+    assert loud[first + 40_400 : first + 47_600].all()
+
+
+def test_streaming_refuses_what_holds_no_sound(tmp_path):
+    (tmp_path / "no.wav").write_bytes(b"not media at all")
+    with pytest.raises(MediaError, match="not audio or video"):
+        list(media.stream_audio(tmp_path / "no.wav"))

@@ -35,6 +35,7 @@ MAX_SECONDS = 60.0
 
 _SLACK_SECONDS = 0.1  # codecs pad the last frame: what was cut at the limit is a little over it
 _SEEK_FROM_SECONDS = 20.0  # nearer to the start, decoding up to it is as fast and needs no index
+_GAP_SECONDS = 0.1  # less is rounding of timestamps
 _PREROLL_SECONDS = 1.0  # what a decoder may need before its output is right: Opus 0.08, mp3's bit reservoir less
 
 Piece = tuple[int, np.ndarray]
@@ -87,6 +88,28 @@ def load_audio(
     return _join(pieces, sample_rate)[: math.ceil(max_seconds * sample_rate) if math.isfinite(max_seconds) else None]
 
 
+def stream_audio(path: Path, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
+    """All the sound of a file of any length, block by block: float32 of shape (samples,), mono, in [-1, 1].
+
+    On the media's own clock: sound that begins later than 0, and longer gaps in it, are filled with silence.
+
+    Raises:
+        MediaError: as :func:`load_audio` for a file that cannot be opened or gives no sound; for no length.
+    """
+    import soxr
+
+    resampler: tuple[int, soxr.ResampleStream] | None = None
+    for rate, samples in _on_clock(Path(path)):
+        if resampler is None or resampler[0] != rate:
+            if resampler is not None:
+                yield _clipped(resampler[1].resample_chunk(np.zeros(0, np.float32), last=True))
+            resampler = rate, soxr.ResampleStream(rate, sample_rate, 1, dtype="float32")
+        yield _clipped(resampler[1].resample_chunk(samples))
+    if resampler is None:
+        raise MediaError(f"{path}: no audio could be decoded")
+    yield _clipped(resampler[1].resample_chunk(np.zeros(0, np.float32), last=True))
+
+
 def duration(path: Path) -> float:
     """Seconds of sound, as the file's header says; decoded where it says nothing.
 
@@ -112,6 +135,27 @@ def _join(pieces: list[Piece], sample_rate: int) -> np.ndarray:
         samples = np.concatenate([samples for _, samples in group])
         parts.append(samples if rate == sample_rate else soxr.resample(samples, rate, sample_rate))
     return np.clip(np.concatenate(parts), -1.0, 1.0, dtype=np.float32)
+
+
+def _clipped(samples: np.ndarray) -> np.ndarray:
+    return np.clip(samples, -1.0, 1.0, dtype=np.float32)
+
+
+def _on_clock(path: Path) -> Iterator[Piece]:
+    """All frames, with silence where the clock says that something is missing; never beyond the file's own length."""
+    with _opened(path) as (container, stream):
+        longest = (container.duration or 0) / 1e6
+        clock = 0.0
+        for time, frame in _frames(container, stream):
+            rate = frame.sample_rate
+            gap = min(time, longest) - clock if time is not None else 0.0
+            while gap > _GAP_SECONDS:
+                silence = np.zeros(round(min(gap, 60.0) * rate), dtype=np.float32)
+                yield rate, silence
+                clock += len(silence) / rate
+                gap -= len(silence) / rate
+            yield rate, _mono(frame)
+            clock += frame.samples / rate
 
 
 def _pieces(path: Path, start: float, end: float) -> Iterator[Piece]:

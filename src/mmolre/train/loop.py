@@ -21,6 +21,7 @@ from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets, tar
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import direction, evaluate_predictions, lookup
+from mmolre.evaluate.residuals import sentiment_error_quantiles
 from mmolre.evaluate.thresholds import modality_key
 from mmolre.files import cannot_write
 from mmolre.inference import infer
@@ -52,11 +53,13 @@ class Progress(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """One pass over valid: its metrics, the thresholds fitted there, and the score that chooses the epoch."""
+    """One pass over valid: its metrics, the thresholds fitted there, the score that chooses the epoch, and how far
+    sentiment is off (:func:`mmolre.evaluate.residuals.sentiment_error_quantiles`)."""
 
     metrics: dict[str, Any]
     decision: Decision
     score: float
+    sentiment_errors: dict[str, dict[str, float]]
 
 
 class InterruptedRunError(Exception):
@@ -192,7 +195,9 @@ class Trainer:
                 "choose a metric of what is labelled, e.g. --set 'training.primary=[sentiment.corr]'"
             )
         values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in primary]
-        return Validation(metrics, decision, float(np.mean(np.nan_to_num(values, nan=-10.0))))
+        score = float(np.mean(np.nan_to_num(values, nan=-10.0)))
+        errors = sentiment_error_quantiles(raw.sentiment, sentiment, raw.modalities)
+        return Validation(metrics, decision, score, errors)
 
     def _epoch_batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(_mix(self.recipe.seed, self.state["epoch"], 1))

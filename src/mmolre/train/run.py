@@ -132,7 +132,11 @@ def train(
             model,
             sources,
             validation.decision,
-            about | {"train_sentiment_median": trainer.train_sentiment_median},
+            about
+            | {
+                "train_sentiment_median": trainer.train_sentiment_median,
+                "sentiment_error_quantiles": validation.sentiment_errors,
+            },
         )
         write_metrics(out / "metrics-valid.json", validation.metrics)
 
