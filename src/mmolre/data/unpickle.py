@@ -32,6 +32,7 @@ from mmolre.errors import UserError
 
 _MAX_STEPS = 100_000_000  # opcodes; CMU-MOSEI word by word takes some millions
 _MAX_DIGITS = 64  # bytes of one integer
+_FORGET_EVERY = 1 << 16  # opcodes
 _SMALL = 256  # a shorter buffer is copied: cheaper than a view
 _OTHER_FILES = {b"PK\x03\x04": "a zip archive (of torch.save or numpy)", b"\x1f\x8b": "a gzip file: unpack it first"}
 
@@ -50,8 +51,13 @@ class Unpickled:
 
     def forget_pages(self) -> None:
         """Let go of the parts of the file that reading arrays brought into memory; they come back when needed."""
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+        forget_pages(self._mapped)
+
+
+def forget_pages(mapped: mmap.mmap) -> None:
+    """Let go of what has been read of a file; nothing is done where the system cannot."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def unpickle(path: Path) -> Unpickled:
@@ -98,7 +104,9 @@ class _Machine:
 
     def run(self) -> Any:
         data, opcodes = self.data, _OPCODES
-        for _ in range(_MAX_STEPS):
+        for step in range(_MAX_STEPS):
+            if step % _FORGET_EVERY == 0:
+                forget_pages(data)
             if self.at >= self.size:
                 raise DamagedError("it ends too early")
             opcode = data[self.at]

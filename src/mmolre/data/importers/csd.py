@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -76,6 +78,9 @@ class CsdFile:
         assert self._process.stdout is not None
         self._out: IO[bytes] = self._process.stdout
         self._stalled = False
+        self._until: float | None = None
+        self._closed = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
         try:
             head = self._message()
             self.root, self.holds_words = str(head["root"]).strip('"'), head["kind"] == "words"
@@ -112,6 +117,7 @@ class CsdFile:
 
     def close(self) -> None:
         """End the child, if it still runs."""
+        self._closed.set()
         self._out.close()
         self._process.kill()
         self._process.wait()
@@ -137,26 +143,22 @@ class CsdFile:
         reason = f"no answer for {_PATIENCE:.0f} s" if self._stalled else "the HDF5 library crashed on it"
         return UserError(f"{self.path}: not a readable computational sequence: {reason}: the file is damaged")
 
-    def _patience(self) -> "_Watch":
-        return _Watch(self)
+    @contextmanager
+    def _patience(self) -> Iterator[None]:
+        """While the parent waits, the child has so many seconds."""
+        self._until = time.monotonic() + _PATIENCE
+        try:
+            yield
+        finally:
+            self._until = None
 
-    def _stop_waiting(self) -> None:
-        self._stalled = True
-        self._process.kill()
-
-
-class _Watch:
-    """Kills a child that says nothing for long."""
-
-    def __init__(self, file: CsdFile) -> None:
-        self._timer = threading.Timer(_PATIENCE, file._stop_waiting)
-        self._timer.daemon = True
-
-    def __enter__(self) -> None:
-        self._timer.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+    def _watch(self) -> None:
+        while not self._closed.wait(min(1.0, _PATIENCE / 4)):
+            until = self._until
+            if until is not None and time.monotonic() > until:
+                self._stalled = True
+                self._process.kill()
+                return
 
 
 def _names(text: str) -> list[str]:
