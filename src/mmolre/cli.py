@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 import mmolre
-from mmolre import cli_data
+from mmolre import cli_data, cli_experiments
 from mmolre.errors import UserError
 
 app = tyro.extras.SubcommandApp()
@@ -222,6 +222,7 @@ def predict(
 
 
 cli_data.register(app)
+cli_experiments.register(app)
 
 
 @app.command(name="encoders")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmolre.bundle import Bundle
 from mmolre.data.batching import targets
@@ -20,10 +21,21 @@ from mmolre.schema import Utterance
 
 
 class Evaluation(NamedTuple):
-    """The nested metrics of :func:`mmolre.evaluate.report.evaluate_predictions`, and rows that could not be used."""
+    """A scored split.
+
+    Attributes:
+        metrics: nested, of :func:`mmolre.evaluate.report.evaluate_predictions`.
+        failed: rows that could not be used.
+        utterances: n, those predicted; ``modalities``: which were read of each.
+        sentiment: (n,), NaN without that task; ``emotions``: (n, 6) calibrated probabilities, likewise.
+    """
 
     metrics: dict[str, Any]
     failed: list[FailedRow]
+    utterances: list[Utterance]
+    modalities: list[tuple[str, ...]]
+    sentiment: NDArray[np.float64]
+    emotions: NDArray[np.float64]
 
 
 def evaluate(
@@ -61,16 +73,17 @@ def evaluate(
     raw = infer(bundle.model, dataset.arrays)
     sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
     tasks = bundle.model.config.tasks
+    probabilities = bundle.decision.probabilities(raw)
     metrics = evaluate_predictions(
         sentiment_pred=raw.sentiment,
         sentiment_truth=sentiment if "sentiment" in tasks else np.full_like(sentiment, np.nan),
-        emotion_prob=bundle.decision.probabilities(raw),
+        emotion_prob=probabilities,
         emotion_truth=emotions if "emotion" in tasks else np.full_like(emotions, np.nan),
         modalities=raw.modalities,
         thresholds=bundle.decision.thresholds,
         train_sentiment_median=bundle.about.get("train_sentiment_median"),
     )
-    return Evaluation(metrics, dataset.failed)
+    return Evaluation(metrics, dataset.failed, dataset.utterances, raw.modalities, raw.sentiment, probabilities)
 
 
 def only(utterance: Utterance, modalities: Sequence[str]) -> Utterance:

@@ -1,0 +1,184 @@
+"""The experiments' commands: only signatures and help, as in :mod:`mmolre.cli`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import tyro
+from tyro.conf import Positional, UseAppendAction, arg
+
+from mmolre.errors import UserError
+
+if TYPE_CHECKING:  # these import torch, and --help needs it not
+    from mmolre.experiments.run import Tell
+    from mmolre.experiments.runs import Where
+    from mmolre.train.recipe import Recipe
+
+T = TypeVar("T")
+Optional = Annotated[T | None, arg(help_behavior_hint="")]
+Manifests = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="MANIFEST", help_behavior_hint="")]
+Settings = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="KEY=VALUE", help_behavior_hint="")]
+Names = Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="ROW", help_behavior_hint="")]
+
+
+def compare(
+    recipes: Annotated[Positional[tuple[str, ...]], arg(metavar="RECIPE [RECIPE ...]", help_behavior_hint="")],
+    /,
+    data: Manifests,
+    out: Annotated[Path, arg(metavar="DIR")] = Path("runs/compare"),
+    seeds: int = 5,
+    only: Names = (),
+    set: Settings = (),  # noqa: A002
+    audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    device: Annotated[str, arg(metavar="NAME")] = "cpu",
+) -> int:
+    """Compare MMoLRE with baselines that differ in its middle alone. Run it again to go on where it was stopped.
+
+    Args:
+        recipes: YAML files or the package's recipes; the first is MMoLRE, further ones are further rows.
+        data: a manifest with train, valid and test rows; may be given several times.
+        out: gets compare.md, .json, .png, .svg, and every run below runs/.
+        seeds: how many; 0, 1, …
+        only: one row alone, e.g. hard; may be given several times.
+        set: overrides one value of every recipe, e.g. training.epochs=3; may be given several times.
+        audio_root: where the manifest's audio lies, if not beside it.
+        cache: where features are kept.
+        device: cpu or cuda.
+    """
+    parsed = _recipes(recipes, set)
+    from mmolre.experiments import run
+
+    return _experiment(
+        lambda where, tell: run.compare(parsed, where, seeds=seeds, only=only, tell=tell),
+        (data, out, audio_root, cache, device),
+        seeds,
+    )
+
+
+def ablate(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help_behavior_hint="")],
+    /,
+    data: Manifests,
+    out: Annotated[Path, arg(metavar="DIR")] = Path("runs/ablate"),
+    seeds: int = 1,
+    only: Names = (),
+    set: Settings = (),  # noqa: A002
+    audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    device: Annotated[str, arg(metavar="NAME")] = "cpu",
+) -> int:
+    """Remove each part of the model alone. Run it again to go on where it was stopped.
+
+    Args:
+        recipe: a YAML file or one of the package's recipes.
+        data: a manifest with train, valid and test rows; may be given several times.
+        out: gets ablate.md, .json, .png, .svg, and every run below runs/.
+        seeds: how many; 0, 1, …
+        only: one row alone, e.g. no-shared; may be given several times. The whole model is the row mmolre.
+        set: overrides one value of the recipe; may be given several times.
+        audio_root: where the manifest's audio lies, if not beside it.
+        cache: where features are kept.
+        device: cpu or cuda.
+    """
+    (parsed,) = _recipes((recipe,), set)
+    from mmolre.experiments import run
+
+    return _experiment(
+        lambda where, tell: run.ablate(parsed, where, seeds=seeds, only=only, tell=tell),
+        (data, out, audio_root, cache, device),
+        seeds,
+    )
+
+
+def sweep(
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE", help_behavior_hint="")],
+    /,
+    data: Manifests,
+    experts: Annotated[str, arg(metavar="N,N,...")] = "2,4,8,16",
+    top_k: Annotated[str, arg(metavar="K,K,...")] = "1,2,4,8",
+    equal: Literal["total", "each"] = "total",
+    out: Annotated[Path, arg(metavar="DIR")] = Path("runs/sweep"),
+    seeds: int = 1,
+    set: Settings = (),  # noqa: A002
+    audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    device: Annotated[str, arg(metavar="NAME")] = "cpu",
+) -> int:
+    """Heat maps over the number of shared experts N and the k that routers keep (k <= N).
+
+    Args:
+        recipe: a YAML file or one of the package's recipes.
+        data: a manifest with train, valid and test rows; may be given several times.
+        experts: the values of N.
+        top_k: the values of k.
+        equal: the recipe's total rank whatever N is (total), or the recipe's mean rank for each expert (each).
+        out: gets sweep-EQUAL.png, .svg, .json, .csv, and every run below runs/.
+        seeds: how many; 0, 1, …
+        set: overrides one value of the recipe; may be given several times.
+        audio_root: where the manifest's audio lies, if not beside it.
+        cache: where features are kept.
+        device: cpu or cuda.
+    """
+    numbers = _numbers("--experts", experts), _numbers("--top-k", top_k)
+    (parsed,) = _recipes((recipe,), set)
+    from mmolre.experiments import run
+
+    return _experiment(
+        lambda where, tell: run.run_sweep(
+            parsed, where, experts=numbers[0], top_k=numbers[1], equal=equal, seeds=seeds, tell=tell
+        ),
+        (data, out, audio_root, cache, device),
+        seeds,
+    )
+
+
+def register(app: tyro.extras.SubcommandApp) -> None:
+    """Add the commands to ``mmolre``."""
+    for command in (compare, ablate, sweep):
+        app.command(command)
+
+
+def _experiment(
+    do: "Callable[[Where, Tell], int]",
+    given: tuple[tuple[Path, ...], Path, Path | None, Path | None, str],
+    seeds: int,
+) -> int:
+    from mmolre.cli import ROWS_FAILED, _cache, _check_device, _needs_data
+
+    data, out, audio_root, cache, device = given
+    _needs_data(data)
+    if seeds < 1:
+        raise UserError(f"--seeds {seeds}: at least one is needed")
+    from mmolre import terminal
+    from mmolre.experiments.runs import Where
+    from mmolre.train.loop import InterruptedRunError
+
+    _check_device(device)
+    try:
+        with terminal.quiet_warnings(), terminal.training_display() as callbacks:
+            failed = do(Where(data, out, audio_root, _cache(cache), device, callbacks), terminal.note)
+    except (InterruptedRunError, KeyboardInterrupt):
+        terminal.note(f"stopped; run the same command again to go on ({out})")
+        return 130
+    if failed:
+        terminal.note(f"{failed} row{'s' if failed != 1 else ''} could not be used: see failed-rows.jsonl below {out}")
+        return ROWS_FAILED
+    return 0
+
+
+def _recipes(names: tuple[str, ...], settings: tuple[str, ...]) -> "list[Recipe]":
+    from mmolre.cli import _pair
+    from mmolre.train.named import find_recipe
+    from mmolre.train.recipe import load_recipe
+
+    if not names:
+        raise UserError("no recipe: name at least one, e.g. mosei-frozen")
+    return [load_recipe(find_recipe(name), dict(_pair(item) for item in settings)) for name in names]
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text}: expected whole numbers between commas, e.g. 2,4,8") from None

@@ -1,0 +1,149 @@
+"""The paired bootstrap of :mod:`mmolre.evaluate.significance` for many models, seeds and metrics at once.
+
+Each metric here is a function of sums over utterances, so that a resample is one product of how often each utterance
+was drawn with the summands. The metrics are defined in :mod:`mmolre.evaluate`, with which the tests compare these.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmolre.evaluate.report import direction
+from mmolre.evaluate.significance import BootstrapResult
+from mmolre.experiments.scored import Scored
+from mmolre.schema import EMOTIONS
+
+Floats = NDArray[np.float64]
+E = len(EMOTIONS)
+_CHUNK = 256
+
+
+class Sums(NamedTuple):
+    """A metric: (n, s) summands, and the function of their sums (R, s) -> (R,)."""
+
+    summands: Floats
+    finish: Callable[[Floats], Floats]
+
+
+def draw(n: int, n_resamples: int = 2000, seed: int = 0) -> NDArray[np.uint16]:
+    """(n_resamples, n): how often each of n utterances is drawn; the very draws of ``paired_bootstrap``."""
+    rng = np.random.default_rng(seed)
+    counts = np.empty((n_resamples, n), np.uint16)
+    for i in range(n_resamples):
+        counts[i] = np.bincount(rng.integers(n, size=n), minlength=n)
+    return counts
+
+
+def resampled(scored: Scored, counts: NDArray[np.uint16]) -> dict[str, Floats]:
+    """Metric -> its value on each resample, (R,), NaN where it is not defined. Tasks without labels are left out."""
+    return {name: _apply(sums, counts) for name, sums in _sums(scored).items()}
+
+
+def compare(key: str, a: Sequence[Floats], b: Sequence[Floats], delta: float) -> BootstrapResult:
+    """How much better A is than B, both the mean over their seeds.
+
+    Args:
+        key: the metric's dotted name.
+        a, b: per seed its values on the same resamples.
+        delta: mean of A - mean of B on all utterances, unsigned by the metric's direction.
+    """
+    sign = 1.0 if direction(key) == "max" else -1.0
+    deltas = sign * (np.mean(a, axis=0) - np.mean(b, axis=0))
+    deltas = deltas[~np.isnan(deltas)]
+    if not len(deltas):
+        return BootstrapResult(sign * delta, np.nan, np.nan, 1.0)
+    low, high = np.quantile(deltas, [0.025, 0.975])
+    tail = min((deltas <= 0).sum(), (deltas >= 0).sum())
+    return BootstrapResult(sign * delta, float(low), float(high), min(1.0, 2 * (tail + 1) / (len(deltas) + 1)))
+
+
+def _apply(sums: Sums, counts: NDArray[np.uint16]) -> Floats:
+    parts = [counts[i : i + _CHUNK].astype(np.float64) @ sums.summands for i in range(0, len(counts), _CHUNK)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums.finish(np.concatenate(parts))
+
+
+def _sums(scored: Scored) -> dict[str, Sums]:
+    found: dict[str, Sums] = {}
+    if not np.isnan(scored.sentiment).all() and not np.isnan(scored.true_sentiment).all():
+        found |= _sentiment(scored.sentiment, scored.true_sentiment)
+    if not np.isnan(scored.emotions).all() and not np.isnan(scored.true_emotions).all():
+        found |= _emotion(scored)
+    return found
+
+
+def _sentiment(prediction: Floats, truth: Floats) -> Mapping[str, Sums]:
+    labelled = ~np.isnan(truth)
+    p, t = np.where(labelled, prediction, 0.0), np.where(labelled, truth, 0.0)
+    non0 = labelled & (t != 0)
+    # Centred, so that the sums of squares lose no digits.
+    pc, tc = np.where(labelled, p - p[labelled].mean(), 0.0), np.where(labelled, t - t[labelled].mean(), 0.0)
+
+    def rounded(x: Floats, limit: int) -> Floats:
+        return np.round(np.clip(x, -limit, limit))
+
+    return {
+        "sentiment.mae": _mean(np.abs(p - t), labelled),
+        "sentiment.corr": Sums(np.stack([labelled, pc, tc, pc * pc, tc * tc, pc * tc], 1).astype(float), _pearson),
+        "sentiment.acc2_has0": _mean((p >= 0) == (t >= 0), labelled),
+        "sentiment.acc2_non0": _mean((p > 0) == (t > 0), non0),
+        "sentiment.acc7": _mean(rounded(p, 3) == rounded(t, 3), labelled),
+        "sentiment.acc5": _mean(rounded(p, 2) == rounded(t, 2), labelled),
+    }
+
+
+def _emotion(scored: Scored) -> Mapping[str, Sums]:
+    known = ~np.isnan(scored.true_emotions)
+    there = known & (np.nan_to_num(scored.true_emotions) > 0)
+    rows = scored.row_thresholds()
+
+    def decided(family: str) -> NDArray[np.bool_]:
+        cuts = np.array([getattr(t, family) for t in rows], np.float64).reshape(len(rows), -1)
+        return known & (np.nan_to_num(scored.emotions) >= cuts)
+
+    wa, macro, micro, jaccard = (decided(family) for family in ("wa", "macro_f1", "micro_f1", "jaccard"))
+    complete = np.asarray(known.all(axis=1))
+    both, either = (jaccard & there).sum(1), (jaccard | there).sum(1)
+    absent = known & ~there
+    return {
+        "emotion.wa_mean": Sums(np.hstack([wa & there, there, ~wa & absent, absent]).astype(float), _weighted),
+        "emotion.macro_f1": Sums(np.hstack([macro & there, macro, there, known]).astype(float), _macro),
+        "emotion.micro_f1": Sums(
+            np.stack([(micro & there).sum(1), micro.sum(1), there.sum(1)], 1).astype(float),
+            lambda s: 2 * s[:, 0] / np.maximum(1, s[:, 1] + s[:, 2]),
+        ),
+        "emotion.jaccard": _mean(both / np.maximum(either, 1), complete),
+        "emotion.hamming": Sums(
+            np.stack([((micro != there) & known).sum(1), known.sum(1)], 1).astype(float), lambda s: s[:, 0] / s[:, 1]
+        ),
+    }
+
+
+def _mean(values: NDArray, where: NDArray[np.bool_]) -> Sums:
+    summands = np.stack([np.where(where, values, 0), where], 1).astype(float)
+    return Sums(summands, lambda s: s[:, 0] / s[:, 1])
+
+
+def _pearson(s: Floats) -> Floats:
+    n, p, t, pp, tt, pt = s.T
+    of_p, of_t = pp - p * p / n, tt - t * t / n
+    # Where all that was drawn is one value, what is left of its variance is rounding.
+    varied = (of_p > 1e-12 * pp) & (of_t > 1e-12 * tt)
+    return np.where(varied, (pt - p * t / n) / np.sqrt(of_p * of_t), np.nan)
+
+
+def _weighted(s: Floats) -> Floats:
+    hit, present, missed, absent = (s[:, i * E : (i + 1) * E] for i in range(4))
+    return _nanmean((hit / present + missed / absent) / 2)
+
+
+def _macro(s: Floats) -> Floats:
+    hit, predicted, present, known = (s[:, i * E : (i + 1) * E] for i in range(4))
+    return _nanmean(np.where(known > 0, 2 * hit / np.maximum(1, predicted + present), np.nan))
+
+
+def _nanmean(values: Floats) -> Floats:
+    defined = ~np.isnan(values)
+    return np.where(defined, values, 0).sum(1) / defined.sum(1)

@@ -1,0 +1,138 @@
+"""Training and scoring the models of an experiment, one after another; what is finished is never done again."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmolre.bundle import MODEL_FOLDER, load_bundle
+from mmolre.data.cache import FeatureCache
+from mmolre.errors import UserError
+from mmolre.evaluate.report import write_metrics
+from mmolre.evaluate.run import evaluate
+from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
+from mmolre.experiments.variants import Row
+from mmolre.files import write_text
+from mmolre.train.loop import LOG_FILE
+from mmolre.train.recipe import Recipe
+from mmolre.train.run import RECIPE_FILE, Callbacks, train
+
+DATA_FILE = "data.json"
+
+
+class Job(NamedTuple):
+    """One model to train: its row, the task it is for (``""``: all), its seed, its recipe and its folder."""
+
+    row: Row
+    task: str
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+
+class Where(NamedTuple):
+    """What every run of an experiment is given."""
+
+    data: Sequence[Path]
+    out: Path
+    audio_root: Path | None = None
+    cache: FeatureCache | None = None
+    device: str = "cpu"
+    callbacks: Callbacks = Callbacks()
+
+
+class RunFacts(NamedTuple):
+    """What a finished run's log says: training minutes, epochs done, the epoch kept."""
+
+    minutes: float
+    epochs: int
+    best_epoch: int
+
+
+def jobs(rows: Sequence[Row], seeds: int, out: Path) -> Iterator[Job]:
+    """Every model, all rows of the first seed before those of the next, so that a table can be made early."""
+    for seed in range(seeds):
+        for row in rows:
+            for task, recipe in row.parts.items():
+                folder = out / "runs" / row.name / (f"{task}-seed{seed}" if task else f"seed{seed}")
+                yield Job(row, task, seed, recipe.model_copy(update={"seed": seed}), folder)
+
+
+def is_finished(job: Job) -> bool:
+    """Whether the run is trained and scored.
+
+    Raises:
+        UserError: it is, but by another recipe.
+    """
+    if not (job.folder / PREDICTIONS_FILE).exists():
+        return False
+    if (job.folder / RECIPE_FILE).read_text(encoding="utf-8") != job.recipe.model_dump_json(indent=2) + "\n":
+        raise UserError(f"{job.folder} holds a run of another recipe; give another --out, or delete it")
+    return True
+
+
+def run_all(
+    rows: Sequence[Row],
+    seeds: int,
+    where: Where,
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    after_seed: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Train and score what is not yet, test once per run.
+
+    Args:
+        tell: a line before each run.
+        after_seed: called with the number of seeds of which all rows are there.
+
+    Returns:
+        how many rows of the data could not be used (the largest of any run).
+
+    Raises:
+        UserError: bad data; ``out`` holds an experiment on other data.
+        InterruptedRunError: the callbacks asked to stop; the same call goes on later.
+    """
+    _claim(where)
+    planned = list(jobs(rows, seeds, where.out))
+    failed = 0
+    for number, job in enumerate(planned, 1):
+        if not is_finished(job):
+            of = f" ({job.task})" if job.task else ""
+            tell(f"{number} of {len(planned)}: {job.row.title}{of}, seed {job.seed}")
+            failed = max(failed, _run(job, where))
+        if number == len(planned) or planned[number].seed != job.seed:
+            after_seed(job.seed + 1)
+    return failed
+
+
+def facts(folder: Path) -> RunFacts:
+    """Read a finished run's log."""
+    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
+    epochs = [line for line in lines if line["event"] == "epoch"]
+    best = max(line["epoch"] for line in epochs if line["best"])
+    return RunFacts(round(epochs[-1]["seconds"] / 60, 2), len(epochs), best)
+
+
+def _run(job: Job, where: Where) -> int:
+    shared = {"audio_root": where.audio_root, "cache": where.cache}
+    result = train(job.recipe, where.data, job.folder, device=where.device, callbacks=where.callbacks, **shared)
+    bundle = load_bundle(job.folder / MODEL_FOLDER)
+    bundle.model.to(where.device)
+    scored = evaluate(bundle, where.data, "test", progress=where.callbacks.encoding, **shared)
+    write_metrics(job.folder / "metrics-test.json", scored.metrics)
+    write_predictions(job.folder / PREDICTIONS_FILE, scored)
+    return len(result.failed) + len(scored.failed)
+
+
+def _claim(where: Where) -> None:
+    """One folder, one data: manifests are known by their content."""
+    try:
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in where.data]
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+    path = where.out / DATA_FILE
+    if not path.exists():
+        write_text(path, json.dumps(digests) + "\n")
+    elif json.loads(path.read_text(encoding="utf-8")) != digests:
+        raise UserError(f"{where.out} holds an experiment on other data; give another --out, or delete it")

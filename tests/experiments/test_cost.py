@@ -1,0 +1,45 @@
+import pytest
+
+from mmolre.experiments import cost
+from mmolre.experiments.cost import TIME_STEPS, Measured, flops, measure
+from mmolre.experiments.variants import comparison
+from mmolre.model.config import ModelConfig
+from mmolre.model.mmolre import MMoLRE
+from mmolre.train.recipe import ObjectiveRecipe
+from tiny_runs import tiny_config, tiny_recipe
+
+
+def test_flops_of_the_middle_by_hand():
+    """Per utterance and block: the two products of each expert (a multiply-add is two)."""
+    width, rank = 8, 5
+    hard = {"shared_ranks": (rank,), "specific_rank": 0, "routing": "uniform", "top_k": 1}
+    counted = [flops(MMoLRE(tiny_config(("text",), blocks=blocks, **hard))) for blocks in (1, 3)]
+    expert = 2 * TIME_STEPS * (3 * width * rank + rank * width)
+    bias = 2 * width  # the gates' product with the experts' biases, once per utterance
+    assert counted[1] - counted[0] == 2 * (expert + bias)
+
+
+def test_a_row_of_two_models_is_their_sum(monkeypatch):
+    monkeypatch.setattr(cost, "BATCH", 2)
+    one, other = Measured(tiny_config(tasks=("sentiment",))), Measured(tiny_config(tasks=("emotion",)))
+    costs = measure({"both": [one, other], "one": [one], "other": [other]}, repeats=1)
+    for field in ("parameters", "middle", "flops"):
+        assert getattr(costs["both"], field) == getattr(costs["one"], field) + getattr(costs["other"], field)
+    assert costs["one"].parameters == sum(p.numel() for p in MMoLRE(one.config).parameters())
+    assert all(c.step_ms > 0 for c in costs.values())
+
+
+@pytest.mark.parametrize("surgery", ["none", "pcgrad"])
+def test_every_baseline_can_be_measured(monkeypatch, surgery):
+    monkeypatch.setattr(cost, "BATCH", 2)
+    objective = ObjectiveRecipe.model_validate({"surgery": surgery})
+    shapes = {"text": {"width": 6}, "audio": {"width": 5, "layers": 2}}
+    rows = {
+        row.name: [
+            Measured(ModelConfig.model_validate({"modalities": shapes, **recipe.model.model_dump()}), objective)
+            for recipe in row.parts.values()
+        ]
+        for row in comparison(tiny_recipe())
+    }
+    costs = measure(rows, repeats=1)
+    assert costs["ple"].flops > costs["mmoe"].flops > costs["hard"].flops

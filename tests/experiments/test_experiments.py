@@ -1,0 +1,136 @@
+import csv
+import json
+
+import pytest
+
+from mmolre import UserError
+from mmolre.data.cache import FeatureCache
+from mmolre.experiments import run, runs
+from mmolre.experiments.runs import Where
+from mmolre.train.loop import InterruptedRunError
+from mmolre.train.run import Callbacks, train
+from tiny_corpus import corpus_recipe, write_corpus
+
+plots = pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FeatureCache:
+    return FeatureCache(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture
+def where(tiny_corpus, cache, tmp_path) -> Where:
+    return Where([tiny_corpus], tmp_path / "out", cache=cache)
+
+
+@pytest.fixture
+def recipe(tiny_encoders):
+    return corpus_recipe(tiny_encoders, epochs=1, primary=("sentiment.mae", "emotion.wa_mean"))
+
+
+def no_training(*_, **__):
+    raise AssertionError("what is finished is not trained again")
+
+
+def test_compare(recipe, where, monkeypatch):
+    told: list[str] = []
+    further = recipe.model_copy(update={"name": "mine"})
+    some = ("single", "hard", "ple", "mmolre", "mine")
+    failed = run.compare([recipe, further], where, seeds=1, only=some, tell=told.append)
+    assert failed == 1  # the row whose sound is missing
+    assert len([line for line in told if " of " in line]) == 6
+    files = {path.name for path in where.out.iterdir()}
+    assert files == {"data.json", "runs", "compare.json", "compare.md", "compare.png", "compare.svg"}
+    content = json.loads((where.out / "compare.json").read_text())
+    assert list(content["rows"]) == list(some)
+    assert content["n"] == 8
+    for row in content["rows"].values():
+        assert {"sentiment.mae", "emotion.macro_f1"} <= row["metrics"].keys()
+        assert all(len(m["values"]) == 1 and m["sd"] is None for m in row["metrics"].values())
+    scored = json.loads((where.out / "runs/mmolre/seed0/metrics-test.json").read_text())
+    assert content["rows"]["mmolre"]["metrics"]["sentiment.mae"]["mean"] == scored["sentiment"]["mae"]
+    single = json.loads((where.out / "runs/single/emotion-seed0/metrics-test.json").read_text())
+    assert content["rows"]["single"]["metrics"]["emotion.wa_mean"]["mean"] == single["emotion"]["wa_mean"]
+    # The same recipe and seed: the same model.
+    assert content["rows"]["mine"]["metrics"] == content["rows"]["mmolre"]["metrics"]
+    assert content["better"]["mmolre"].keys() == {"hard", "single"}
+    assert content["better"]["hard"].keys() == {"single"}
+    difference = content["better"]["mmolre"]["hard"]["sentiment.mae"]
+    means = [content["rows"][name]["metrics"]["sentiment.mae"]["mean"] for name in ("hard", "mmolre")]
+    assert difference["delta"] == pytest.approx(means[0] - means[1])
+    assert content["costs"]["ple"]["middle"] > content["costs"]["mmolre"]["middle"]
+    page = (where.out / "compare.md").read_text()
+    assert "one seed" in page
+    assert page.count("| MMoLRE |") == 4  # results, cost, against hard sharing, against the single-task models
+    assert b"<svg" in (where.out / "compare.svg").read_bytes()
+
+    # A second seed: only it is trained; then nothing is.
+    monkeypatch.setattr(
+        runs, "train", lambda recipe, *rest, **more: trained.append(recipe) or train(recipe, *rest, **more)
+    )
+
+    trained: list = []
+    run.compare([recipe], where, seeds=2, only=("hard", "mmolre"))
+    assert [r.seed for r in trained] == [1, 1]
+    monkeypatch.setattr(runs, "train", no_training)
+    run.compare([recipe], where, seeds=2, only=("hard", "mmolre"))
+    content = json.loads((where.out / "compare.json").read_text())
+    assert list(content["rows"]) == ["hard", "mmolre"]
+    metric = content["rows"]["hard"]["metrics"]["sentiment.corr"]
+    assert metric["mean"] == pytest.approx(sum(metric["values"]) / 2)
+    assert metric["sd"] > 0
+
+    changed = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 2})})
+    with pytest.raises(UserError, match="another recipe"):
+        run.compare([changed], where, seeds=2, only=("hard", "mmolre"))
+
+
+def test_killed_and_going_on(recipe, where):
+    left = iter([False] * 4 + [True])
+    stopping = where._replace(callbacks=Callbacks(should_stop=lambda: next(left)))
+    with pytest.raises(InterruptedRunError):
+        run.compare([recipe], stopping, seeds=1, only=("hard", "mmolre"))
+    assert not (where.out / "compare.json").exists()
+    first = (where.out / "runs/hard/seed0/log.jsonl").read_bytes()
+    run.compare([recipe], where, seeds=1, only=("hard", "mmolre"))
+    assert (where.out / "compare.json").exists()
+    assert (where.out / "runs/hard/seed0/log.jsonl").read_bytes() == first
+    assert "resumed" in (where.out / "runs/mmolre/seed0/log.jsonl").read_text()
+
+
+def test_other_data_is_refused(recipe, where, tmp_path):
+    run.compare([recipe], where, seeds=1, only=("hard",))
+    other = write_corpus(tmp_path)
+    other.write_text(other.read_text().replace("1.5", "1.6"))
+    with pytest.raises(UserError, match="other data"):
+        run.compare([recipe], where._replace(data=[other]), seeds=1, only=("hard",))
+
+
+def test_ablate(recipe, where):
+    some = ("mmolre", "no-unitse", "no-audio", "one-task")
+    run.ablate(recipe, where, seeds=1, only=(*some, "no-text"))
+    content = json.loads((where.out / "ablate.json").read_text())
+    assert set(content["rows"]) == {*some, "no-text"}
+    # On what all rows can read: with text and with audio.
+    assert content["n"] == 3
+    assert set(content["better"]) == set(content["rows"]) - {"mmolre"}
+    assert (where.out / "ablate.png").stat().st_size > 10_000
+
+
+def test_sweep(recipe, where):
+    run.run_sweep(recipe, where, experts=[2, 4], top_k=[1, 4], equal="total", seeds=1)
+    with (where.out / "sweep-total.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["experts"], row["top_k"]) for row in rows] == [("2", "1"), ("4", "1"), ("4", "4")]
+    assert float(rows[0]["sentiment.mae"]) > 0
+    content = json.loads((where.out / "sweep-total.json").read_text())
+    assert list(content["rows"]) == ["total-n2-k1", "total-n4-k1", "total-n4-k4"]
+    assert b"shared experts N" in (where.out / "sweep-total.svg").read_bytes()
+
+
+def test_bad_options(recipe, where):
+    with pytest.raises(UserError, match="no such row; there are single, hard"):
+        run.compare([recipe], where, seeds=1, only=("hrad",))
+    with pytest.raises(UserError, match="two rows bear one name"):
+        run.compare([recipe, recipe.model_copy(update={"name": "hard"})], where, seeds=1)
