@@ -18,7 +18,7 @@ import numpy as np
 from mmolre.errors import UserError
 
 _CHILD = Path(__file__).with_name("csd_child.py")
-_PATIENCE = 60.0  # seconds without a word from the child
+_PATIENCE = 20.0  # seconds without a word from the child
 _LINE = 1 << 26
 _BLOCK = 4 << 20
 
