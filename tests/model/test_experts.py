@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mmolre.model.experts import KERNEL, LowRankExperts, windows
+from mmolre.model.router import TopKRouter
 
 FUNCTIONS = {"gelu": nn.GELU(), "relu": nn.ReLU(), "none": nn.Identity()}
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -162,3 +163,44 @@ def test_experts_start_as_convolutions_of_their_own_rank_do():
     assert 0.45 < small.abs().max().item() <= 0.5  # 1 / sqrt(4), whatever the bank's rank in all
     assert 0.12 < large.abs().max().item() <= 0.125
     assert 0.07 < bank.weight_in.abs().max().item() <= 192**-0.5
+
+
+@settings(max_examples=60)
+@given(
+    ranks=st.lists(st.integers(1, 4), min_size=1, max_size=6),
+    data=st.data(),
+    sources=st.sampled_from([1, 2]),
+    renormalize=st.booleans(),
+)
+def test_gathered_is_masked_gradients_included(ranks, data, sources, renormalize):
+    kept = data.draw(st.integers(1, len(ranks)))
+    torch.manual_seed(data.draw(st.integers(0, 1000)))
+    bank = randomized(5, ranks, "gelu", torch.float32)
+    router = TopKRouter(5, len(ranks), kept, renormalize=renormalize)
+    results = []
+    x = torch.randn(sources, 3, 4, 5, requires_grad=True)
+    wanted = torch.randn(2, 3, 4, 5)
+    parameters = [x, *bank.parameters(), *router.parameters()]
+    for gather in (False, True):
+        read = windows(x.flatten(0, 1)).unflatten(0, (sources, 3))
+        gates = router(torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))).weights
+        got = bank.gathered(read, gates, kept) if gather else bank.combine(bank.expand(read), gates)
+        results.append([got, *torch.autograd.grad((got * wanted).sum(), parameters)])
+    for masked, gathered in zip(*results, strict=True):
+        torch.testing.assert_close(gathered, masked, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("experts", "kept", "steps", "gathers"),
+    [(64, 2, 32, True), (16, 2, 32, True), (8, 4, 32, False), (16, 2, 2, False), (8, 8, 100, False), (4, 1, 0, False)],
+)
+def test_the_bank_gathers_where_few_of_many_are_kept(monkeypatch, experts, kept, steps, gathers):
+    bank = randomized(4, [2] * experts, "gelu", torch.float32)
+    read = windows(torch.randn(3, steps, 4))[None]
+    gates = TopKRouter(4, experts, kept)(torch.randn(2, 3, 4)).weights
+    expected = bank.combine(bank.expand(read), gates)
+    called = []
+    gathered = bank.gathered
+    monkeypatch.setattr(bank, "gathered", lambda *a: called.append(1) or gathered(*a))
+    torch.testing.assert_close(bank.mix(read, gates, kept), expected, rtol=1e-5, atol=1e-5)
+    assert bool(called) == gathers

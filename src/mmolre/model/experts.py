@@ -5,10 +5,11 @@ first convolutions concatenated into one of R = sum r_n columns, so that the gat
 
     sum_n g_n f_n(x) = (G * act(conv3(x))) W2 + g b2,    G = each g_n repeated over its r_n columns,
 
-is two matrix products whatever N is (ours; exact for any ranks and gates). ``looped`` is the same sum expert by
-expert with ``torch.nn.functional.conv1d``: the oracle of the tests and the opponent of the benchmark.
+is two matrix products whatever N is (ours; exact for any ranks and gates). Where few of many experts are kept per
+utterance, gathering only their columns is faster (``mix`` chooses; ``benchmarks/gather.py`` measures). ``looped`` is
+the same sum expert by expert with ``torch.nn.functional.conv1d``: the oracle of the tests.
 
-Shape suffixes: b batch, t time, d width, r columns (sum of ranks), n experts.
+Shape suffixes: s sources, k tasks, b batch, t time, d width, r columns (sum of ranks), n experts.
 """
 
 import math
@@ -20,6 +21,10 @@ from torch import Tensor, nn
 
 KERNEL = 3
 """Width of an expert's first convolution (paper)."""
+
+GATHER_SAVES, GATHER_COPIES = 2.5, 60.0
+"""Gathering beats computing all where it saves the factor 2.5 + 60 / T of multiplications: copying the columns costs
+the same however long an utterance is. Measured by ``benchmarks/gather.py`` on a CPU, float32, forward + backward."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
 
@@ -55,6 +60,9 @@ class LowRankExperts(nn.Module):
         self.weight_out = nn.Parameter(torch.empty(columns, width))
         self.bias_out = nn.Parameter(torch.zeros(len(self.ranks), width))
         self.register_buffer("_expert_of_column", _expert_of_column(self.ranks), persistent=False)
+        columns_of_expert, real = _columns(self.ranks)
+        self.register_buffer("_columns_of_expert", columns_of_expert, persistent=False)
+        self.register_buffer("_real", real, persistent=False)
         # As nn.Conv1d would: the fan-in of the second convolution is the expert's own rank, not the bank's.
         bound = 1 / math.sqrt(KERNEL * width)
         nn.init.uniform_(self.weight_in, -bound, bound)
@@ -81,6 +89,40 @@ class LowRankExperts(nn.Module):
         gated = hidden_btr * gates.index_select(-1, self._expert_of_column)  # type: ignore[arg-type]
         return gated @ self.weight_out + gates @ self.bias_out
 
+    def mix(self, windows_sbt3d: Tensor, gates_kbn: Tensor, kept: int) -> Tensor:
+        """Gated sums for K tasks, gates per utterance, by whichever way is the faster; both give the same.
+
+        Args:
+            windows_sbt3d: (S, B, T, 3 d); S = 1 where the tasks read the same, else S = K.
+            gates_kbn: (K, B, N), at most ``kept`` of each N not 0.
+            kept: how many experts a router keeps.
+
+        Returns:
+            (K, B, T, d).
+        """
+        sources, tasks, time = len(windows_sbt3d), len(gates_kbn), windows_sbt3d.shape[2]
+        of_all = (sources * KERNEL + tasks) * sum(self.ranks)
+        of_chosen = tasks * (KERNEL + 1) * kept * max(self.ranks)
+        if of_all >= (GATHER_SAVES + GATHER_COPIES / max(time, 1)) * of_chosen:
+            return self.gathered(windows_sbt3d, gates_kbn, kept)
+        return self.combine(self.expand(windows_sbt3d), gates_kbn)
+
+    def gathered(self, windows_sbt3d: Tensor, gates_kbn: Tensor, kept: int) -> Tensor:
+        """:meth:`mix` by the kept experts' columns alone: a batched product, each utterance with columns of its own."""
+        tasks, batch, _ = gates_kbn.shape
+        x = windows_sbt3d.expand(tasks, -1, -1, -1).flatten(0, 1)
+        weights, experts = gates_kbn.flatten(0, 1).topk(kept, dim=-1)
+        # Experts of a lower rank than the highest are filled up with columns of gate 0.
+        columns = self._columns_of_expert[experts].flatten(1)  # type: ignore[index]
+        gates = (weights[..., None] * self._real[experts]).flatten(1)[:, None]  # type: ignore[index]
+
+        def rows(of: Tensor) -> Tensor:
+            return of.index_select(0, columns.flatten()).unflatten(0, columns.shape)
+
+        hidden = torch.baddbmm(rows(self.bias_in)[:, None], x, rows(self.weight_in).transpose(1, 2))
+        total = torch.bmm(self.activation(hidden) * gates, rows(self.weight_out))
+        return total.unflatten(0, (tasks, batch)) + (gates_kbn @ self.bias_out)[..., None, :]
+
     def forward(self, x_btd: Tensor, gates: Tensor) -> Tensor:
         """(B, T, d) and gates (B, N) or (B, T, N) -> sum_n g_n f_n(x), (B, T, d)."""
         return self.combine(self.expand(windows(x_btd)), gates)
@@ -103,6 +145,14 @@ class LowRankExperts(nn.Module):
 
     def extra_repr(self) -> str:
         return f"width={self.width}, ranks={self.ranks}"
+
+
+def _columns(ranks: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """(N, highest rank) each: the experts' columns, filled up with column 0, and which of them are real."""
+    places = torch.arange(max(ranks))
+    real = places < torch.tensor(ranks)[:, None]
+    starts = torch.tensor([sum(ranks[:n]) for n in range(len(ranks))])
+    return torch.where(real, starts[:, None] + places, 0), real
 
 
 def _expert_of_column(ranks: Sequence[int]) -> Tensor:

@@ -49,6 +49,7 @@ class UniTSEBlock(nn.Module):
         super().__init__()
         width, experts = config.width, len(config.shared_ranks)
         self.per_token = config.routing == "token"
+        self.kept = config.top_k if config.routing == "utterance" else experts
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
         self.shared = LowRankExperts(width, config.shared_ranks, config.activation) if experts else None
@@ -80,8 +81,11 @@ class UniTSEBlock(nn.Module):
             gates = [router(routed[min(k, sources - 1)]) for k, router in enumerate(self.routers)]
             valid = mask_bt if self.per_token else None
             balance = torch.stack([balance_loss(g.probabilities, valid) for g in gates]).mean()
-            # One product for all tasks: where they share the input, so do they the hidden columns.
-            total = self.shared.combine(self.shared.expand(neighbours), torch.stack([g.weights for g in gates]))
+            weights = torch.stack([g.weights for g in gates])
+            if self.per_token:
+                total = self.shared.combine(self.shared.expand(neighbours), weights)
+            else:
+                total = self.shared.mix(neighbours, weights, self.kept)
         if len(self.specific):
             always = x_sbtd.new_ones(1, 1, 1)
             own = [
