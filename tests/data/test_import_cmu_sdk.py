@@ -144,6 +144,22 @@ def test_files_that_are_cut_into_segments_already(tmp_path):
     np.testing.assert_array_equal(file.get(f"{V}[2]"), [[2, 0.5]])
 
 
+def test_words_of_odd_shapes_and_times(tmp_path):
+    write_csd(tmp_path / "labels.csd", "labels", {V: ([[0, 9]], [[1.0]])}, ["sentiment"])
+    rows = [["so", "good"], ["not", "bad"]]
+    path = write_csd(tmp_path / "words.csd", "words", {V: ([[0, 1], [1, 2]], ["so", "good"])})
+    with h5py.File(path, "a") as file:
+        del file[f"words/data/{V}/features"]
+        file[f"words/data/{V}"].create_dataset("features", data=np.array(rows, "S4"))
+    with pytest.raises(UserError, match="2 words at a time"):
+        import_cmu_sdk([tmp_path], tmp_path / "out")
+    times = np.full((60, 2), np.nan)
+    times[:2] = [[0, 1], [1, 2]]
+    write_csd(tmp_path / "words.csd", "words", {V: (times, ["so", "good", *["lost"] * 58])})
+    (row,) = read_manifest(import_cmu_sdk([tmp_path], tmp_path / "out").path)
+    assert row.text == "so good"
+
+
 def test_words_one_row_below_their_times_are_moved_up(tmp_path):
     rng = np.random.default_rng(0)
     said = ["".join(rng.choice(list("abc"), rng.integers(1, 12))) for _ in range(300)]

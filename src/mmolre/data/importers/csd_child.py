@@ -85,6 +85,8 @@ def send(key: str, video: Any, words: bool, size: int, out: BinaryIO) -> None:
     if (features.dtype.kind in "SO") != words:
         raise Odd("words and numbers in one file")
     width = int(np.prod(features.shape[1:])) if features.ndim > 1 else 1
+    if words and width != 1:
+        raise Odd(f"{width} words at a time")
     times = np.ascontiguousarray(intervals[()], np.float64)
     say(key=key, shape=[count, width])
     out.write(times.tobytes())
