@@ -109,7 +109,7 @@ def test_constraints_pin_every_dependency():
     pinned = {_normal(pin.partition("==")[0]) for pin in pins}
     extras = PROJECT["project"]["optional-dependencies"].values()
     wanted = [*PROJECT["project"]["dependencies"], *(name for extra in extras for name in extra)]
-    assert {_normal(re.split(r"[\[<>=~!]", name)[0]) for name in wanted} - {"pip"} <= pinned
+    assert {_normal(re.split(r"[\[<>=~!]", name)[0]) for name in wanted} - {"pip", "mmolre"} <= pinned
 
 
 def test_the_version_is_said_once():
@@ -174,7 +174,10 @@ def test_no_host_of_a_registry_and_no_place_outside_the_project(pattern):
 
 @pytest.mark.parametrize("pattern", PICKLES)
 def test_nothing_is_unpickled(pattern):
-    assert not [f"{path}:{n}" for path, n, line in lines() if path.parts[0] == "src" and re.search(pattern, line)]
+    writes = Path("src/mmolre/data/export.py")  # MMSA reads pickles: one is written, none read
+    found = [(path, n) for path, n, line in lines() if path.parts[0] == "src" and re.search(pattern, line)]
+    assert not [f"{path}:{n}" for path, n in found if path != writes]
+    assert not [n for path, n, line in lines() if path == writes and re.search(r"pickle\.(?!dump\()", line)]
 
 
 def test_files_are_small_and_of_known_kinds():
