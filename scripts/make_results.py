@@ -1,4 +1,6 @@
-"""Make docs/results.md from the summaries under results/. `--check` fails where the page is not what they say."""
+"""Make docs/results.md, and the table in README.md, from the summaries under results/.
+
+`--check` fails where they are not what the summaries say.
 
 import json
 import statistics
@@ -9,7 +11,9 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
+README = ROOT / "README.md"
 NOTES = ROOT / "results" / "notes"
+BEGIN, END = "<!-- results -->", "<!-- end of results -->"
 
 SENTIMENT = ("mae", "corr", "acc2_has0", "acc2_non0", "f1_non0", "acc7", "acc5")
 EMOTION = (
@@ -94,13 +98,40 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def summary() -> str:
+    """README's table: every recipe on the test splits that were scored, or on valid where test is withheld."""
+    columns = (
+        *(("sentiment", name) for name in ("mae", "corr", "acc2_non0", "acc7")),
+        *(("emotion", name) for name in ("wa_mean", "micro_f1", "macro_f1", "jaccard", "top_accuracy")),
+    )
+    titles = ("MAE", "Corr", "Acc-2", "Acc-7", "WA", "micro-F1", "macro-F1", "Jaccard", "`top`")
+    lines = ["| recipe | scored on | seeds | " + " | ".join(titles) + " |", "|---" * (len(titles) + 3) + "|"]
+    for recipe, runs in runs_by_recipe().items():
+        names = list(runs[0]["metrics"])
+        tested = {name.split()[0] for name in names if " test" in name}
+        for name in (n for n in names if " test" in n or n.split()[0] not in tested):
+            metrics = [run["metrics"][name] for run in runs if name in run["metrics"]]
+            cells = [cell(key, (m.get(task, {}).get(key) for m in metrics)) for task, key in columns]
+            lines.append(f"| `{recipe}` | {name} | {len(metrics)} | " + " | ".join(cells).replace("–", "") + " |")
+    return "\n".join(lines)
+
+
+def readme() -> str:
+    """README with the table between its two markers."""
+    before, _, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{summary()}\n\n{END}{after}"
+
+
 def main() -> None:
-    content = page()
+    made = {PAGE: page(), README: readme()}
     if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != content:
-            sys.exit("docs/results.md is not what results/ says: run python scripts/make_results.py")
+        for path, content in made.items():
+            if not path.exists() or path.read_text(encoding="utf-8") != content:
+                sys.exit(f"{path.name} is not what results/ says: run python scripts/make_results.py")
         return
-    PAGE.write_text(content, encoding="utf-8")
+    for path, content in made.items():
+        path.write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":
