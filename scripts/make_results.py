@@ -1,6 +1,7 @@
 """Make docs/results.md, and the table in README.md, from the summaries under results/.
 
 `--check` fails where they are not what the summaries say.
+"""
 
 import json
 import statistics
