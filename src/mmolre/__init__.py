@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mmolre.model.config import ModalityConfig, ModelConfig
     from mmolre.model.mmolre import MMoLRE, Output
     from mmolre.predictor import Prediction, Predictor, load
+    from mmolre.recordings.analysis import analyze
+    from mmolre.recordings.timeline import Moment, Timeline
     from mmolre.schema import EMOTIONS, Utterance
 
 __version__ = "0.1.0"
@@ -23,11 +25,14 @@ _HOME = {
     "MMoLRE": "mmolre.model.mmolre",
     "ModalityConfig": "mmolre.model.config",
     "ModelConfig": "mmolre.model.config",
+    "Moment": "mmolre.recordings.timeline",
     "Output": "mmolre.model.mmolre",
     "Prediction": "mmolre.predictor",
     "Predictor": "mmolre.predictor",
+    "Timeline": "mmolre.recordings.timeline",
     "UserError": "mmolre.errors",
     "Utterance": "mmolre.schema",
+    "analyze": "mmolre.recordings.analysis",
     "load": "mmolre.predictor",
 }
 
@@ -36,11 +41,14 @@ __all__ = [
     "MMoLRE",
     "ModalityConfig",
     "ModelConfig",
+    "Moment",
     "Output",
     "Prediction",
     "Predictor",
+    "Timeline",
     "UserError",
     "Utterance",
+    "analyze",
     "load",
 ]
 

@@ -15,7 +15,7 @@ import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 import mmolre
-from mmolre import cli_data, cli_experiments
+from mmolre import cli_analyze, cli_data, cli_experiments
 from mmolre.errors import UserError
 
 app = tyro.extras.SubcommandApp()
@@ -221,6 +221,7 @@ def predict(
     return 0
 
 
+cli_analyze.register(app)
 cli_data.register(app)
 cli_experiments.register(app)
 

@@ -1,0 +1,127 @@
+"""Many recordings: each into a folder of its own, an overview of all; what is done already is not done again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmolre.data.importers._common import MEDIA_SUFFIXES
+from mmolre.errors import UserError
+from mmolre.files import write_text
+from mmolre.recordings.analysis import TIMELINE, Analyzer, Progress, digest_of
+from mmolre.recordings.timeline import Timeline, read_timeline
+from mmolre.recordings.transcript_file import FORMATS
+
+OVERVIEW = "index.html"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One recording of several.
+
+    Attributes:
+        path: of the recording.
+        folder: its analysis lies here.
+        timeline: ``None`` where it failed.
+        failure: why, in one line.
+        again: whether it was there already.
+    """
+
+    path: Path
+    folder: Path
+    timeline: Timeline | None
+    failure: str | None = None
+    again: bool = False
+
+
+def find_recordings(paths: Sequence[Path]) -> list[Path]:
+    """The files, and of folders all media files below them; each once.
+
+    Raises:
+        UserError: a folder without any.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file()]
+            inside = [p for p in inside if not (p.parent / TIMELINE).exists()]  # sound that an analysis has written
+            if not inside:
+                raise UserError(f"{path}: no recording in this folder ({', '.join(MEDIA_SUFFIXES)})")
+            found |= dict.fromkeys(inside)
+        else:
+            found[path] = None
+    return list(found)
+
+
+def find_transcript(recording: Path, given: Path | None) -> Path | None:
+    """The transcript of a recording: the file given, or the one of its name in the folder given.
+
+    Raises:
+        UserError: no such file or folder.
+    """
+    if given is None or given.is_file():
+        return given
+    if not given.is_dir():
+        raise UserError(f"{given}: no such transcript")
+    for suffix in FORMATS:
+        for name in (f"{recording.stem}{suffix}", f"{recording.name}{suffix}"):
+            if (given / name).is_file():
+                return given / name
+    return None
+
+
+def analyze_all(
+    analyzer: Analyzer,
+    recordings: Sequence[Path],
+    out: Path,
+    *,
+    transcripts: Path | None = None,
+    progress: Callable[[int, Path], Progress] = lambda *_: lambda *_: None,
+    finished: Callable[[Result], None] = lambda _: None,
+) -> list[Result]:
+    """Analyse each; one that fails stops nothing. The overview shows all that ``out`` holds.
+
+    Args:
+        out: gets a folder for each recording, named as it is, and the overview ``index.html``.
+        transcripts: a folder with files of the recordings' names.
+        progress: called with a recording's number and path; gives what is told of its progress.
+        finished: called with each result.
+
+    Raises:
+        UserError: ``out`` cannot be written.
+    """
+    from mmolre.recordings.overview import render_overview
+
+    results: list[Result] = []
+    taken: set[Path] = set()
+    for number, path in enumerate(recordings):
+        folder = out / path.name
+        try:
+            transcript = find_transcript(path, transcripts)
+            folder = _folder(out, path, taken)
+            taken.add(folder)
+            kept = analyzer.done(path, transcript, folder)
+            timeline = kept or analyzer.analyze(path, transcript, folder, progress(number, path))
+            result = Result(path, folder, timeline, again=kept is not None)
+        except UserError as error:
+            result = Result(path, folder, None, str(error))
+        results.append(result)
+        finished(result)
+    shown = {r.folder: r.timeline for r in results if r.timeline}
+    for folder in sorted(out.iterdir()) if out.is_dir() else []:
+        if folder not in shown and (timeline := read_timeline(folder / TIMELINE)):
+            shown[folder] = timeline
+    failed = [(r.path.name, r.failure or "") for r in results if r.failure]
+    write_text(out / OVERVIEW, render_overview({f.name: t for f, t in shown.items()}, failed))
+    return results
+
+
+def _folder(out: Path, path: Path, taken: set[Path]) -> Path:
+    """Where its analysis is or will be: another file of the same name, from another folder, gets a number."""
+    source = digest_of(path)
+    number = 1
+    while True:
+        folder = out / (path.name if number == 1 else f"{path.name}-{number}")
+        kept = read_timeline(folder / TIMELINE)
+        if folder not in taken and (kept is None or kept.source == source):
+            return folder
+        number += 1

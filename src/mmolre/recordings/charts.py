@@ -1,0 +1,133 @@
+"""The curve of sentiment and the bands of emotions, as inline SVG without any text in it that comes from outside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmolre.recordings.summary import NEUTRAL
+from mmolre.recordings.timeline import Moment, Timeline
+from mmolre.recordings.words import clock
+from mmolre.schema import EMOTIONS
+
+_MOST = 500  # bars over the width; more cannot be told apart
+_HEIGHT = 120
+_HEAD = f'<line class="head" x1="-9" x2="-9" y1="0" y2="{_HEIGHT}"/>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """One utterance, or the mean of a few in a long recording."""
+
+    start: float
+    end: float
+    sentiment: float | None
+    low: float | None
+    high: float | None
+    emotions: dict[str, float]
+
+
+def render(timeline: Timeline) -> str:
+    """Both charts as HTML; a click or the arrow keys are for the page's script."""
+    bars = _thinned([m for m in timeline.moments if m.scored])
+    if not bars:
+        return ""
+    seconds = max(timeline.seconds, 0.001)
+    times = "".join(f"<span>{clock(seconds * i / 4)}</span>" for i in range(5))
+    axis = f'<div class="axis" aria-hidden="true">{times}</div>'
+    parts = []
+    thinned = len(bars) < sum(m.scored for m in timeline.moments)
+    means = " Each point is the mean of some utterances." if thinned else ""
+    if any(b.sentiment is not None for b in bars):
+        parts.append(
+            '<section aria-labelledby="c1"><h2 id="c1">Sentiment over time</h2><div class="chart curve">'
+            '<div class="scale" aria-hidden="true"><span>positive +3</span><span>0</span><span>negative −3</span></div>'
+            f"{_curve(bars, seconds)}{axis}</div>"
+            f'<p class="legend"><span>dots: utterances</span><span>{_band_legend(bars)}</span>'
+            f'<span class="screen">click: play from there; arrow keys: 5 s</span><span>{means}</span></p></section>'
+        )
+    if any(b.emotions for b in bars):
+        rows = "".join(f'<div class="name">{name}</div>{_strip(bars, name, seconds)}' for name in EMOTIONS)
+        parts.append(
+            '<section aria-labelledby="c2"><h2 id="c2">Emotions over time</h2>'
+            f'<div class="chart bands">{rows}{axis}</div>'
+            f'<p class="legend"><span>height: probability, from 0 to 100 %</span><span>{means}</span></p></section>'
+        )
+    return "".join(parts)
+
+
+def _band_legend(bars: Sequence[_Bar]) -> str:
+    return "pale: uncertainty band" if any(b.low is not None for b in bars) else "uncertainty band not known"
+
+
+def _curve(bars: Sequence[_Bar], seconds: float) -> str:
+    shapes = [f'<line class="grid" x1="0" x2="1000" y1="{_y(v)}" y2="{_y(v)}"/>' for v in (-2, -1, 1, 2)]
+    shapes.append(f'<line class="zero" x1="0" x2="1000" y1="{_y(0)}" y2="{_y(0)}"/>')
+    dots, line, before = [], [], None
+    for b in bars:
+        if b.sentiment is None:
+            continue
+        x0, x1 = _x(b.start, seconds), _x(b.end, seconds)
+        if b.low is not None and b.high is not None:
+            shapes.append(
+                f'<rect class="band" x="{x0}" y="{_y(b.high)}" width="{max(x1 - x0, 1):.2f}" '
+                f'height="{_y(b.low) - _y(b.high):.2f}"/>'
+            )
+        point = f"{(x0 + x1) / 2:.2f} {_y(b.sentiment)}"
+        far = before is None or b.start - before > max(10.0, seconds / 50)
+        line.append(f"{'M' if far else 'L'}{point}")
+        kind = " n" if b.sentiment <= -NEUTRAL else " p" if b.sentiment >= NEUTRAL else ""
+        dots.append(f'<path class="dot{kind}" d="M{point}h0.01"/>')
+        before = b.end
+    content = "".join([*shapes, f'<path class="line" d="{"".join(line)}"/>', *dots, _HEAD])
+    return (
+        f'<svg id="curve" viewBox="0 0 1000 {_HEIGHT}" preserveAspectRatio="none" role="slider" tabindex="0" '
+        f'aria-label="Sentiment over time; position in the recording" aria-valuemin="0" '
+        f'aria-valuemax="{round(seconds)}" aria-valuenow="0" aria-valuetext="0:00">{content}</svg>'
+    )
+
+
+def _strip(bars: Sequence[_Bar], emotion: str, seconds: float) -> str:
+    shapes = []
+    for b in bars:
+        if emotion in b.emotions:
+            x0, x1 = _x(b.start, seconds), _x(b.end, seconds)
+            height = round(_HEIGHT * b.emotions[emotion], 2)
+            shapes.append(
+                f'<rect class="e-{emotion}" x="{x0}" y="{_HEIGHT - height:.2f}" width="{max(x1 - x0, 1):.2f}" '
+                f'height="{height}"/>'
+            )
+    known = [(b.emotions[emotion], b.start) for b in bars if emotion in b.emotions]
+    highest, when = max(known) if known else (0.0, 0.0)
+    label = f"{emotion}: at most {highest:.0%}, at {clock(when)}"
+    return (
+        f'<svg viewBox="0 0 1000 {_HEIGHT}" preserveAspectRatio="none" role="img" aria-label="{label}">'
+        f'<line class="grid" x1="0" x2="1000" y1="60" y2="60"/>{"".join(shapes)}{_HEAD}</svg>'
+    )
+
+
+def _x(time: float, seconds: float) -> float:
+    return round(min(1000 * time / seconds, 1000.0), 2)
+
+
+def _y(sentiment: float) -> float:
+    return round(_HEIGHT * (3 - sentiment) / 6, 2)
+
+
+def _thinned(moments: Sequence[Moment]) -> list[_Bar]:
+    size = -(-len(moments) // _MOST)
+    return [_mean(moments[i : i + size]) for i in range(0, len(moments), size or 1)]
+
+
+def _mean(group: Sequence[Moment]) -> _Bar:
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [v for v in values if v is not None]
+        return sum(known) / len(known) if known else None
+
+    emotions = {e: mean([m.emotions.get(e) for m in group]) for e in EMOTIONS}
+    return _Bar(
+        group[0].start,
+        max(m.end for m in group),
+        mean([m.sentiment for m in group]),
+        mean([m.low for m in group]),
+        mean([m.high for m in group]),
+        {e: p for e, p in emotions.items() if p is not None},
+    )

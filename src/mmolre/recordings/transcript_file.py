@@ -1,0 +1,203 @@
+"""Reading transcripts: SubRip (.srt), WebVTT (.vtt), JSON as transcribers write it, plain text (.txt).
+
+Times are read to the millisecond. A speaker is read from VTT's ``<v Name>``, JSON's ``speaker``, ``[NAME]`` at the
+start of a cue, or ``NAME:`` where at least two cues begin with that name.
+"""
+
+import html
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmolre.errors import UserError
+from mmolre.recordings.words import Passage, Transcript, Word, clock, spread
+
+FORMATS = (".srt", ".vtt", ".json", ".txt")
+
+_SLACK_SECONDS = 2.0  # subtitles often stay a little longer than the sound
+_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
+_CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
+_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
+_BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]:?\s+(?=\S)")
+_NAMED = re.compile(r"[-–]?\s*([^\W\d_][\w .'’-]{0,30}):\s+(?=\S)")
+_LANGUAGE_NAMES = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "chinese": "zh"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Cue:
+    start: float
+    end: float
+    text: str
+    speaker: str | None = None
+    words: tuple[Word, ...] = ()
+
+
+def read_transcript(path: Path, seconds: float) -> Transcript:
+    """A transcript with times.
+
+    Args:
+        path: a file that ends in .srt, .vtt or .json.
+        seconds: how long the recording is; words beyond its end mean that it is another one's.
+
+    Raises:
+        UserError: not readable, no such format, nothing in it, or it does not fit the recording's length.
+    """
+    kind = path.suffix.lower()
+    if kind not in (".srt", ".vtt", ".json"):
+        raise UserError(f"{path}: not a transcript that can be read: use one of {', '.join(FORMATS)}")
+    content = read_text(path)
+    language = _language_of_name(path)
+    if kind == ".json":
+        cues, named = _json_cues(path, content)
+        language = named or language
+    else:
+        cues = list(_subtitle_cues(content))
+        if kind == ".vtt" and (header := re.search(r"^Language:\s*([A-Za-z]{2})\b", content[:2000], re.MULTILINE)):
+            language = header[1].lower()
+    if not cues:
+        raise UserError(f"{path}: no words with times in it; is it really {kind}?")
+    cues.sort(key=lambda cue: cue.start)
+    last = max(cues, key=lambda cue: cue.end)
+    if last.end > seconds + _SLACK_SECONDS:
+        raise UserError(
+            f"{path}: its words go on until {clock(last.end)}, but the recording lasts {clock(seconds)}: "
+            "is it the transcript of another one?"
+        )
+    return Transcript(
+        tuple(_passages(_with_speakers(cues), seconds)),
+        f"the transcript {path.name}",
+        language,
+        "named by the transcript" if language else "not checked",
+    )
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8 (or UTF-16 with its mark).
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _subtitle_cues(content: str) -> Iterator[_Cue]:
+    times: tuple[float, float] | None = None
+    lines: list[str] = []
+    for line in [*content.split("\n"), ""]:
+        if match := _CUE.fullmatch(line):
+            times, lines = (_seconds(match.groups()[:4]), _seconds(match.groups()[4:])), []
+        elif line.strip():
+            lines.append(line.strip())
+        elif times is not None:
+            start, end = times
+            text = " ".join(lines)
+            speaker = _VOICE.search(text)
+            text = " ".join(html.unescape(_TAG.sub("", text)).split())
+            if text and start < end:
+                yield _Cue(start, end, text, html.unescape(speaker[1]).strip() if speaker else None)
+            times = None
+
+
+def _seconds(parts: tuple[str | None, ...]) -> float:
+    hours, minutes, seconds, rest = parts
+    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + int((rest or "0").ljust(3, "0")) / 1000
+
+
+def _json_cues(path: Path, content: str) -> tuple[list[_Cue], str | None]:
+    """Segments of Whisper and its kin, our own timelines, or a bare list of segments."""
+    try:
+        data = json.loads(content)
+        language = None
+        if isinstance(data, dict):
+            language = _language_code(data.get("language"))
+            data = data.get("segments", data.get("utterances"))
+        if not isinstance(data, list):
+            raise UserError(f'{path}: expected {{"segments": [{{"start": 0.0, "end": 1.5, "text": "..."}}, ...]}}')
+        return [cue for i, item in enumerate(data) if (cue := _json_cue(path, i, item))], language
+    except (ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not JSON: {reason}") from None
+
+
+def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
+    try:
+        start, end, text = _time(item["start"]), _time(item["end"]), " ".join(str(item["text"]).split())
+        speaker = item.get("speaker")
+        words = tuple(
+            Word(_time(w["start"]), _time(w["end"]), str(w.get("word", w.get("text", ""))).strip())
+            for w in item.get("words") or []
+            if "start" in w and "end" in w
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path}: segment {number + 1} needs start and end in seconds and text ({type(error).__name__} {error})"
+        ) from None
+    if joined_words(words) != text:  # some words without times: then all are spread
+        words = ()
+    return _Cue(start, end, text, str(speaker) if speaker else None, words) if text and start < end else None
+
+
+def joined_words(words: tuple[Word, ...]) -> str:
+    return " ".join(word.text for word in words)
+
+
+def _time(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"a time of {value}")
+    return number
+
+
+def _language_code(name: Any) -> str | None:
+    if not isinstance(name, str):
+        return None
+    name = name.strip().lower()
+    return _LANGUAGE_NAMES.get(name) or (name[:2] if re.fullmatch(r"[a-z]{2}([-_]\w+)?", name) else None)
+
+
+def _language_of_name(path: Path) -> str | None:
+    """``talk.en.srt`` names it, as players expect."""
+    parts = path.name.lower().split(".")
+    return parts[-2] if len(parts) > 2 and re.fullmatch(r"[a-z]{2}", parts[-2]) else None
+
+
+def _with_speakers(cues: list[_Cue]) -> list[_Cue]:
+    """Names at the beginning of cues become speakers."""
+    if any(cue.speaker for cue in cues):
+        return cues
+    found = [_BRACKETED.match(cue.text) or _NAMED.match(cue.text) for cue in cues]
+    count = Counter(match[1] for match in found if match)
+    named = []
+    for cue, match in zip(cues, found, strict=True):
+        if match and count[match[1]] > 1:
+            cue = _Cue(cue.start, cue.end, cue.text[match.end() :], match[1].strip())
+        named.append(cue)
+    return named
+
+
+def _passages(cues: list[_Cue], seconds: float) -> Iterator[Passage]:
+    """Cues joined as long as the speaker stays the same, so that sentences may run over several of them."""
+    words: list[Word] = []
+    speaker: str | None = None
+    for cue in cues:
+        if words and cue.speaker != speaker:
+            yield Passage(tuple(words), speaker)
+            words = []
+        speaker = cue.speaker
+        own = cue.words or spread(cue.text, cue.start, cue.end)
+        words += [Word(min(w.start, seconds), min(w.end, seconds), w.text) for w in own]
+    if words:
+        yield Passage(tuple(words), speaker)

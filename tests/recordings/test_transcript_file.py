@@ -1,0 +1,91 @@
+import json
+
+import pytest
+
+from mmolre import UserError
+from mmolre.recordings.transcript_file import read_transcript
+
+SRT = """1
+00:00:01,000 --> 00:00:02,500
+Hello <i>there</i> &amp; welcome.
+
+2
+00:00:03,000 --> 00:00:04,000
+Second
+line
+"""
+
+
+def said(transcript):
+    return [(p.speaker, " ".join(w.text for w in p.words)) for p in transcript.passages]
+
+
+def test_subrip(tmp_path):
+    (tmp_path / "a.srt").write_text("\ufeff" + SRT.replace("\n", "\r\n"))
+    found = read_transcript(tmp_path / "a.srt", 10)
+    assert said(found) == [(None, "Hello there & welcome. Second line")]
+    words = found.passages[0].words
+    assert (words[0].start, words[3].end, words[4].start, words[-1].end) == (1.0, 2.5, 3.0, 4.0)
+    assert found.language is None
+    assert found.language_source == "not checked"
+
+
+def test_webvtt_with_speakers_and_language(tmp_path):
+    (tmp_path / "a.vtt").write_text(
+        "WEBVTT\nLanguage: en\n\nNOTE nothing\n\n00:01.000 --> 00:02.000 align:start\n<v Ann Lee>Hi!</v>\n\n"
+        "id\n00:00:02.000 --> 00:00:03.000\n<v Bob>Good <00:00:02.500>day.\n"
+    )
+    found = read_transcript(tmp_path / "a.vtt", 10)
+    assert said(found) == [("Ann Lee", "Hi!"), ("Bob", "Good day.")]
+    assert (found.language, found.language_source) == ("en", "named by the transcript")
+
+
+def test_json_of_transcribers_with_word_times(tmp_path):
+    words = [{"word": " Good", "start": 1.0, "end": 1.2}, {"word": " day.", "start": 1.6, "end": 2.0}]
+    segments = [
+        {"start": 1.0, "end": 2.0, "text": " Good day.", "words": words, "speaker": "SPEAKER_00"},
+        {"start": 2.0, "end": 4.0, "text": "no word times here"},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps({"segments": segments, "language": "german"}))
+    found = read_transcript(tmp_path / "a.json", 10)
+    assert found.passages[0].words[1].start == 1.6
+    assert found.language == "de"
+    assert said(found)[0][0] == "SPEAKER_00"
+    (tmp_path / "a.json").write_text(json.dumps(segments))
+    assert said(read_transcript(tmp_path / "a.json", 10)) == said(found)
+
+
+def test_names_before_a_colon_are_speakers_only_where_they_recur(tmp_path):
+    cue = "00:00:0{0},000 --> 00:00:0{0},900\n{1}\n\n"
+    text = "".join(cue.format(i, line) for i, line in enumerate(["Ann: one", "Bob: two", "Ann: three", "Note: Bob: x"]))
+    (tmp_path / "a.srt").write_text(text + cue.format(5, "Bob: four"))
+    assert said(read_transcript(tmp_path / "a.srt", 10)) == [
+        *(("Ann", "one"), ("Bob", "two"), ("Ann", "three"), (None, "Note: Bob: x"), ("Bob", "four"))
+    ]
+
+
+def test_the_file_name_names_the_language(tmp_path):
+    (tmp_path / "a.de.srt").write_text(SRT)
+    assert read_transcript(tmp_path / "a.de.srt", 10).language == "de"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.srt", b"just words", "no words with times"),
+        ("a.srt", b"\xff\xfa\x80", "UTF-8"),
+        ("a.json", b"{", "not JSON"),
+        ("a.json", b"[" * 100_000, "not JSON"),
+        ("a.json", b'{"x": 1}', "expected"),
+        ("a.json", b'[{"start": 1, "text": "x"}]', "segment 1 needs"),
+        ("a.json", b'[{"start": NaN, "end": 2, "text": "x"}]', "segment 1 needs"),
+        ("a.docx", b"x", "not a transcript"),
+        ("a.srt", SRT.replace("00:00:04", "00:10:04").encode(), "goes on until|go on until 10:04"),
+    ],
+)
+def test_bad_transcripts_are_refused_in_one_line(tmp_path, name, content, reason):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=reason) as error:
+        read_transcript(tmp_path / name, 10)
+    assert "\n" not in str(error.value)
+    assert name in str(error.value)

@@ -1,0 +1,45 @@
+import itertools
+
+import pytest
+
+from mmolre import UserError
+from mmolre.recordings.alignment import align_text
+from mmolre.recordings.language import detect
+from mmolre.recordings.words import Passage, Transcript, Word, clock, spread
+
+
+def test_clock():
+    assert [clock(s) for s in (0, 65.9, 3599, 3600, 36_061)] == ["0:00", "1:05", "59:59", "1:00:00", "10:01:01"]
+
+
+def test_languages():
+    english = "I think that this is the best film of the year and you have to see it with all of your friends"
+    german = "Ich denke dass das der beste Film ist und wir haben ihn auch mit den Kindern nicht für den Preis gesehen"
+    french = "Je pense que c'est le meilleur film et nous avons vu les images dans une salle avec des amis pour rire"
+    assert [detect(t) for t in (english, german, french, "Москва слезам не верит", "これは本です", "short text")] == [
+        *("en", "de", "fr", "ru", "ja", None)
+    ]
+    assert detect("123 !?") is None
+
+
+HEARD = Transcript((Passage(spread("we went to the sea side and eight fish and chips today", 0, 11)),), "x")
+
+
+def test_a_text_gets_the_times_of_what_was_heard(tmp_path):
+    (tmp_path / "a.txt").write_text("Well, we went to the seaside, and ate fish and chips today!")
+    words = align_text(tmp_path / "a.txt", HEARD).passages[0].words
+    heard = HEARD.passages[0].words
+    assert [w.text for w in words] == (tmp_path / "a.txt").read_text().split()
+    assert (words[1], words[-1]) == (
+        Word(heard[0].start, heard[0].end, "we"),
+        Word(heard[-1].start, heard[-1].end, "today!"),
+    )
+    assert (words[5].start, words[5].end) == (heard[4].start, heard[5].end)
+    assert all(a.end <= b.start + 1e-9 for a, b in itertools.pairwise(words))
+
+
+@pytest.mark.parametrize(("text", "reason"), [("", "no words"), ("something else entirely was said here", "heard")])
+def test_another_text_is_refused(tmp_path, text, reason):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(UserError, match=reason):
+        align_text(tmp_path / "a.txt", HEARD)
