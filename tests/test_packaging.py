@@ -181,7 +181,10 @@ def test_nothing_is_unpickled(pattern):
 
 
 def test_files_are_small_and_of_known_kinds():
-    kinds = {"", ".py", ".md", ".toml", ".txt", ".yaml", ".json", ".jsonl", ".ogg", ".safetensors", ".svg", ".sh"}
+    kinds = {"", ".py", ".md", ".toml", ".txt", ".yaml", ".json", ".jsonl", ".ogg", ".safetensors", ".svg", ".sh"} | {
+        ".html",
+        ".png",
+    }
     for path in tree():
         assert path.suffix in kinds or path.name.startswith("."), path
         assert path.stat().st_size < (10_500_000 if path.suffix == ".safetensors" else 500_000), path
