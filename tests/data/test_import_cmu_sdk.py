@@ -206,6 +206,18 @@ def test_damaged_sequences(tmp_path, spoil, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_block_that_cannot_be_read_is_not_taken_for_numbers(tmp_path):
+    options = {"chunks": (2, 1), "compression": "gzip"}
+    path = write_csd(tmp_path / "labels.csd", "r", {V: ([[0, 1], [1, 2]], [[1.0], [2.0]])}, ["sentiment"], **options)
+    with h5py.File(path) as file:
+        place = file[f"r/data/{V}/features"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[place.byte_offset : place.byte_offset + place.size] = b"x" * place.size
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not a readable computational sequence: Can't .*"):
+        import_cmu_sdk([path], tmp_path / "out")
+
+
 def test_nothing_to_import(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no such file or folder"):
         import_cmu_sdk([tmp_path / "none"], tmp_path)

@@ -133,9 +133,10 @@ class CsdFile:
         return message
 
     def _bytes(self, count: int) -> bytes:
+        announced = self._message().get("bytes")
         with self._patience():
             content = self._out.read(count)
-        if len(content) < count:
+        if announced != count or len(content) < count:
             raise self._gone()
         return content
 

@@ -5,8 +5,8 @@ A damaged HDF5 file may crash or hang the library that reads it; here it takes d
 raw bytes after them:
 
 - ``{"root": str, "dimensions": str, "kind": "words" | "numbers"}``, once;
-- ``{"key": str, "shape": [n, d]}`` and n x 2 float64 intervals; then for words ``{"words": [str, …]}``, for numbers
-  n x d float32 in blocks of rows;
+- ``{"key": str, "shape": [n, d]}``; then n x 2 float64 intervals; then for words ``{"words": [str, …]}``, for numbers
+  n x d float32 in blocks of rows. Each block of numbers comes after ``{"bytes": int}``;
 - ``{"end": true}``, or ``{"error": str}``.
 """
 
@@ -62,6 +62,12 @@ def dataset(group: Any, name: str, size: int) -> Any:
     return found
 
 
+def give(array: np.ndarray, out: BinaryIO) -> None:
+    """Raw bytes, announced, so that an error between two blocks is not taken for one."""
+    say(bytes=array.nbytes)
+    out.write(array.tobytes())
+
+
 def text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
@@ -89,14 +95,13 @@ def send(key: str, video: Any, words: bool, size: int, out: BinaryIO) -> None:
         raise Odd(f"{width} words at a time")
     times = np.ascontiguousarray(intervals[()], np.float64)
     say(key=key, shape=[count, width])
-    out.write(times.tobytes())
+    give(times, out)
     if words:
         say(words=[text(word) for word in np.ravel(features[()])])
         return
     step = max(1, BLOCK // max(1, width * 4))
     for start in range(0, count, step):
-        block = np.ascontiguousarray(features[start : start + step], np.float32)
-        out.write(block.tobytes())
+        give(np.ascontiguousarray(features[start : start + step], np.float32), out)
 
 
 def main(path: str) -> None:
