@@ -2,9 +2,9 @@
 
     python benchmarks/experts.py --json
 
-Timings are medians over interleaved repeats in one run, so that a noisy machine troubles all sides alike; each turn begins
-with a call that is not timed, so that all have their data in the caches. Everything is
-float32; the bank is that of one modality in one block, gates per utterance.
+Timings are medians over interleaved repeats in one run, so that a noisy machine troubles all sides alike; each turn
+begins with a call that is not timed, so that all have their data in the caches. Everything is float32; the bank is that
+of one modality in one block, gates per utterance.
 """
 
 import argparse
