@@ -214,7 +214,7 @@ def test_a_block_that_cannot_be_read_is_not_taken_for_numbers(tmp_path):
     content = bytearray(path.read_bytes())
     content[place.byte_offset : place.byte_offset + place.size] = b"x" * place.size
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a readable computational sequence: Can't .*"):
+    with pytest.raises(UserError, match=r"not a readable computational sequence: Can't .*"):
         import_cmu_sdk([path], tmp_path / "out")
 
 
