@@ -15,7 +15,7 @@ from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
 from mmolre.experiments.variants import Row
 from mmolre.files import write_text
 from mmolre.train.loop import LOG_FILE
-from mmolre.train.recipe import Recipe
+from mmolre.train.recipe import Recipe, holds
 from mmolre.train.run import RECIPE_FILE, Callbacks, train
 
 DATA_FILE = "data.json"
@@ -67,7 +67,7 @@ def is_finished(job: Job) -> bool:
     """
     if not (job.folder / PREDICTIONS_FILE).exists():
         return False
-    if (job.folder / RECIPE_FILE).read_text(encoding="utf-8") != job.recipe.model_dump_json(indent=2) + "\n":
+    if not holds(job.folder / RECIPE_FILE, job.recipe):
         raise UserError(f"{job.folder} holds a run of another recipe; give another --out, or delete it")
     return True
 

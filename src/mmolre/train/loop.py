@@ -27,7 +27,7 @@ from mmolre.files import cannot_write
 from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
-from mmolre.train import surgery
+from mmolre.train import conflict, surgery
 from mmolre.train.checkpoint import load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
 from mmolre.train.recipe import Recipe
@@ -217,6 +217,8 @@ class Trainer:
         total = loss.total.item()
         if not math.isfinite(total):
             self._stop_at_nan(batch, {name: part.item() for name, part in loss.parts.items()})
+        if settings.conflict_every and step % settings.conflict_every == 0 and len(loss.tasks) > 1:
+            self._log(event="conflict", step=step, layers=conflict.measure(self.model, loss.tasks))
         self.optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if self.recipe.objective.surgery == "pcgrad":

@@ -104,6 +104,9 @@ class TrainingRecipe(_Part):
         checkpoint_minutes: also save in the middle of an epoch, this often.
         precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), weights and validation in float32; faster on
             a GPU and on CPUs with AMX.
+        conflict_every: log the cosine between the two tasks' gradients, layer by layer, every so many steps, for
+            ``mmolre explain`` (:mod:`mmolre.train.conflict`); 0 for never. Costs a second backward pass then, and
+            changes nothing else.
     """
 
     epochs: int = Field(default=10, ge=1)
@@ -119,6 +122,7 @@ class TrainingRecipe(_Part):
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
+    conflict_every: int = Field(default=0, ge=0)
 
 
 FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
@@ -201,6 +205,14 @@ def parse_recipe(content: dict[str, Any], where: str) -> Recipe:
     except ValidationError as error:
         raise UserError(f"{where}: model: {_first_problem(error)}") from None
     return recipe
+
+
+def holds(path: Path, recipe: Recipe) -> bool:
+    """Whether a run's recipe file holds this very recipe; keys that it lacks, being older, have their defaults."""
+    try:
+        return Recipe.model_validate_json(path.read_bytes()) == recipe
+    except ValidationError:
+        return False
 
 
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:

@@ -26,7 +26,7 @@ from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
 from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
-from mmolre.train.recipe import Recipe
+from mmolre.train.recipe import Recipe, holds
 
 RECIPE_FILE = "recipe.json"
 VERSIONS_FILE = "versions.json"
@@ -166,14 +166,13 @@ def versions() -> dict[str, str]:
 
 
 def _claim_folder(recipe: Recipe, out: Path) -> None:
-    content = recipe.model_dump_json(indent=2) + "\n"
     kept = out / RECIPE_FILE
     # Until there is a checkpoint nothing can be lost: a recipe that failed before may be mended and tried again.
     if kept.exists() and (out / CHECKPOINT_FILE).exists():
-        if kept.read_text(encoding="utf-8") != content:
+        if not holds(kept, recipe):
             raise UserError(f"{out} holds a run of another recipe or seed; give another --out, or delete it")
         return
-    write_text(kept, content)
+    write_text(kept, recipe.model_dump_json(indent=2) + "\n")
     write_text(out / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
 
 
