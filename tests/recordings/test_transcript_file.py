@@ -64,6 +64,14 @@ def test_names_before_a_colon_are_speakers_only_where_they_recur(tmp_path):
     ]
 
 
+def test_without_punctuation_each_cue_stands_alone(tmp_path):
+    (tmp_path / "a.srt").write_text(SRT.replace(".", ""))
+    assert [text for _, text in said(read_transcript(tmp_path / "a.srt", 10))] == [
+        "Hello there & welcome",
+        "Second line",
+    ]
+
+
 def test_the_file_name_names_the_language(tmp_path):
     (tmp_path / "a.de.srt").write_text(SRT)
     assert read_transcript(tmp_path / "a.de.srt", 10).language == "de"

@@ -39,9 +39,10 @@ def render(timeline: Timeline) -> str:
     if any(b.sentiment is not None for b in bars):
         parts.append(
             '<section aria-labelledby="c1"><h2 id="c1">Sentiment over time</h2><div class="chart curve">'
-            '<div class="scale" aria-hidden="true"><span>positive +3</span><span>0</span><span>negative −3</span></div>'
+            '<div class="scale" aria-hidden="true"><span>+3</span><span>0</span><span>−3</span></div>'
             f"{_curve(bars, seconds)}{axis}</div>"
-            f'<p class="legend"><span>dots: utterances</span><span>{_band_legend(bars)}</span>'
+            '<p class="legend"><span>up: positive, down: negative; a dot is an utterance</span>'
+            f"<span>{_band_legend(bars)}</span>"
             f'<span class="screen">click: play from there; arrow keys: 5 s</span><span>{means}</span></p></section>'
         )
     if any(b.emotions for b in bars):

@@ -261,7 +261,7 @@ def _level(sentiment: float | None) -> str:
 
 
 def signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+    return f"{value:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0").replace("-", "−")
 
 
 def _limits(t: Timeline) -> str:

@@ -90,8 +90,8 @@ def _score_chunk(
         for m in encoders
     }
     for i in wanted:
-        moments[i] = _moment(predictor, moments[i], both[i], alone["text"].get(i) if "text" in alone else None,
-                             alone["audio"].get(i) if "audio" in alone else None)  # fmt: skip
+        words, voice = (alone[m].get(i) if m in alone else None for m in ("text", "audio"))
+        moments[i] = _moment(predictor, moments[i], both[i], words, voice)
     return moments
 
 

@@ -15,10 +15,10 @@ from mmolre.recordings.words import Passage, Transcript, Word, clock
 
 DEFAULT = "whisper-tiny-en"
 
-BLOCK_SECONDS = 300.0
+BLOCK_SECONDS = 120.0
 _SEARCH_SECONDS = 15.0  # a block ends at the quietest moment of its last seconds
 _QUIET_SECONDS = 0.4
-_BATCH = 4
+_BATCH = 2  # windows of 30 s at a time; more is hardly faster on two cores, and costs memory
 _BEAM = 5
 _REPEATING = 2.4  # Whisper's own mark: text that compresses better than this goes round in circles
 _UNSURE = -1.0  # mean log-probability; Whisper's own mark too

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmolre.errors import UserError
-from mmolre.recordings.words import Passage, Transcript, Word, clock, spread
+from mmolre.recordings.words import Passage, Transcript, Word, clock, joined, spread
 
 FORMATS = (".srt", ".vtt", ".json", ".txt")
 
@@ -26,6 +26,8 @@ _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
 _BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]:?\s+(?=\S)")
 _NAMED = re.compile(r"[-–]?\s*([^\W\d_][\w .'’-]{0,30}):\s+(?=\S)")
+_SENTENCE_END = re.compile(r"[.!?…。！？]")
+_FEWEST_ENDS = 0.1  # of the cues; with fewer the transcript has no punctuation
 _LANGUAGE_NAMES = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "chinese": "zh"}
 
 
@@ -145,13 +147,9 @@ def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
         raise UserError(
             f"{path}: segment {number + 1} needs start and end in seconds and text ({type(error).__name__} {error})"
         ) from None
-    if joined_words(words) != text:  # some words without times: then all are spread
+    if joined(words) != text:  # some words without times: then all are spread
         words = ()
     return _Cue(start, end, text, str(speaker) if speaker else None, words) if text and start < end else None
-
-
-def joined_words(words: tuple[Word, ...]) -> str:
-    return " ".join(word.text for word in words)
 
 
 def _time(value: Any) -> float:
@@ -189,11 +187,16 @@ def _with_speakers(cues: list[_Cue]) -> list[_Cue]:
 
 
 def _passages(cues: list[_Cue], seconds: float) -> Iterator[Passage]:
-    """Cues joined as long as the speaker stays the same, so that sentences may run over several of them."""
+    """Cues joined as long as the speaker stays the same, so that sentences may run over several of them.
+
+    Without punctuation nothing says where a sentence ends but the cues themselves: then each is a passage.
+    """
+    ends = sum(bool(_SENTENCE_END.search(cue.text)) for cue in cues)
+    alone = ends < _FEWEST_ENDS * len(cues)
     words: list[Word] = []
     speaker: str | None = None
     for cue in cues:
-        if words and cue.speaker != speaker:
+        if words and (alone or cue.speaker != speaker):
             yield Passage(tuple(words), speaker)
             words = []
         speaker = cue.speaker

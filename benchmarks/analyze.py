@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""What `mmolre analyze` costs, and what its transcription does to the scores.
+
+    python benchmarks/analyze.py speed RECORDING [--transcript T.srt] [--model RUN]
+    python benchmarks/analyze.py words MANIFEST --audio-root DIR [--model RUN]
+
+`speed` prints the share of the recording's length that the analysis takes and the largest resident memory; a long
+recording is made with `--repeat N` of a short one. `words` predicts the sentiment of each clip of a manifest with
+reference texts and labels, once from these texts and sound, once from our transcription and the same sound, and prints
+both correlations with the labels.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+import wave
+from pathlib import Path
+
+import numpy as np
+
+
+def speed(path: Path, transcript: Path | None, model: str | None, repeat: int) -> None:
+    from mmolre.data.media import stream_audio
+    from mmolre.recordings.analysis import Analyzer
+
+    with tempfile.TemporaryDirectory() as folder:
+        if repeat > 1:
+            long = Path(folder) / "long.wav"
+            with wave.open(str(long), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(16_000)
+                for _ in range(repeat):
+                    for block in stream_audio(path):
+                        file.writeframes((block * 32767).astype("<i2").tobytes())
+            path = long
+        started = time.perf_counter()
+        timeline = Analyzer(model).analyze(path, transcript, Path(folder) / "out")
+        seconds = time.perf_counter() - started
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    share = timeline.seconds / seconds
+    print(f"{timeline.seconds:.0f} s in {seconds:.0f} s: 1/{share:.1f} of its length; at most {memory:.2f} GiB")
+
+
+def words(manifest: Path, audio_root: Path | None, model: str | None) -> None:
+    from mmolre.data.dataset import FailedRow
+    from mmolre.data.manifest import read_manifest
+    from mmolre.predictor import load
+    from mmolre.recordings.sound import open_sound
+    from mmolre.recordings.transcriber import Transcriber
+    from mmolre.recordings.words import joined
+    from mmolre.schema import Utterance
+
+    rows = [
+        u
+        for u in read_manifest(manifest, audio_root=audio_root)
+        if u.text and u.audio and u.audio.is_file() and u.sentiment is not None
+    ]
+    predictor, transcriber = load(model), Transcriber()
+    truth = np.array([u.sentiment for u in rows])
+    heard = []
+    for u in rows:
+        assert u.audio is not None
+        with open_sound(u.audio) as sound:
+            passages = transcriber.transcribe(sound).passages
+        heard.append(Utterance(u.id, " ".join(joined(p.words) for p in passages) or None, u.audio))
+    for name, utterances in (("reference text", rows), ("our transcription", heard)):
+        found = list(predictor.predict_many([Utterance(u.id, u.text, u.audio) for u in utterances]))
+        values = np.array([np.nan if isinstance(p, FailedRow) else p.sentiment for p in found], dtype=float)
+        kept = ~np.isnan(values)
+        print(f"{name}: correlation {np.corrcoef(values[kept], truth[kept])[0, 1]:.4f} on {kept.sum()} clips")
+    missing = sum(u.text is None for u in heard)
+    print(f"nothing heard in {missing} of {len(rows)} clips; those are predicted from sound alone")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "words"))
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--transcript", type=Path)
+    parser.add_argument("--audio-root", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--repeat", type=int, default=1)
+    given = parser.parse_args()
+    if given.what == "speed":
+        speed(given.path, given.transcript, given.model, given.repeat)
+    else:
+        words(given.path, given.audio_root, given.model)

@@ -1,0 +1,200 @@
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmolre
+from mmolre import Timeline, UserError
+from mmolre.recordings.analysis import Analyzer
+from mmolre.recordings.batch import analyze_all, find_recordings
+from mmolre.recordings.summary import disagreements, strongest, summarise
+from mmolre.recordings.timeline import COLUMNS, read_timeline
+from tiny_corpus import write_wave
+
+FILES = {"timeline.json", "timeline.csv", "subtitles.vtt", "report.html"}
+EVIL = '</script><img src=x onerror="alert(1)">'
+BOB = f"Bob {EVIL}"
+LINES = [  # of at most six tokens, which is the tiny encoder's window
+    ("Ann", "I love this movie."),
+    (BOB, "I hate this bad movie."),
+    ("Ann", "It was so very good"),
+    (BOB, "=It was not good"),
+    ("Ann", "The movie was so bad."),
+    (BOB, "a"),
+]
+
+
+@pytest.fixture(scope="module")
+def analyzer(tiny_run) -> Analyzer:
+    return Analyzer(tiny_run.folder)
+
+
+def write_transcript(path: Path, lines=LINES) -> Path:
+    segments = [
+        {"start": 4.0 * i, "end": 4.0 * i + 2, "text": text, "speaker": speaker}
+        for i, (speaker, text) in enumerate(lines)
+    ]
+    path.write_text(json.dumps({"segments": segments, "language": "en"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> Path:
+    return write_wave(tmp_path_factory.mktemp("recording") / "-it's <b>a \U0001f600.wav", 220, 24.0)
+
+
+@pytest.fixture(scope="module")
+def analysed(analyzer, recording, tmp_path_factory) -> tuple[Timeline, Path]:
+    folder = tmp_path_factory.mktemp("analysis")
+    shares: list[float] = []
+    timeline = analyzer.analyze(
+        recording, write_transcript(folder / "t.json"), folder / "out", lambda _, share: shares.append(share)
+    )
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    return timeline, folder / "out"
+
+
+def test_the_timeline(analysed):
+    timeline, _ = analysed
+    assert [m.speaker for m in timeline.moments] == ["Ann", BOB] * 3
+    assert [m.start for m in timeline.moments] == [4.0 * i for i in range(6)]
+    for m in timeline.moments[:-1]:
+        assert m.sentiment is not None
+        assert -3 <= m.sentiment <= 3
+        assert m.low is None  # eight valid rows do not say how uncertain it is
+        assert m.words is not None
+        assert m.voice is not None
+        assert m.words.emotions != m.voice.emotions
+    last = timeline.moments[-1]
+    assert (last.unscored, last.sentiment, last.emotions) == ("not enough speech", None, {})
+    assert (timeline.language, timeline.language_source) == ("en", "named by the transcript")
+
+
+def test_each_modality_alone_is_what_the_predictor_says(analysed, analyzer):
+    timeline, _ = analysed
+    first = timeline.moments[0]
+    words = analyzer.predictor.predict(text=first.text)
+    assert (first.words.sentiment, first.words.emotions) == (words.sentiment, words.emotions)
+
+
+def test_the_files(analysed):
+    timeline, out = analysed
+    assert {p.name for p in out.iterdir()} == FILES
+    assert read_timeline(out / "timeline.json") == timeline
+    rows = list(csv.DictReader(io.StringIO((out / "timeline.csv").read_text())))
+    assert tuple(rows[0]) == COLUMNS
+    assert rows[3]["text"].startswith("'=")  # no spreadsheet runs it
+    vtt = (out / "subtitles.vtt").read_text()
+    assert vtt.startswith("WEBVTT\nLanguage: en\n\n00:00:00.000 --> 00:00:02.000\n<v Ann>I love")
+    assert "[not enough speech]" in vtt
+    assert "<img" not in vtt
+
+
+def test_no_markup_reaches_the_report(analysed):
+    _, out = analysed
+    page = (out / "report.html").read_text()
+    assert "<img" not in page
+    assert "<b>" not in page
+    assert "&lt;/script&gt;&lt;img" in page
+    assert "default-src 'none'" in page
+    assert "http:" not in page
+    assert "https:" not in page
+    assert "{{" not in page
+    assert "band not known" in page
+
+
+def test_pandas(analysed):
+    frame = analysed[0].to_pandas()
+    assert list(frame.columns) == list(COLUMNS)
+    assert len(frame) == 6
+    assert np.isnan(frame["sentiment"].iloc[-1])
+
+
+def test_summaries(analysed):
+    timeline, _ = analysed
+    assert summarise(timeline.moments[:2]).sentiment is None  # not enough speech
+    assert summarise(timeline.moments).sentiment is not None
+    best = strongest(timeline, 1)
+    assert best == sorted(best, key=lambda m: -m.sentiment)
+    assert all(abs(m.contrast) >= 0.25 for m in disagreements(timeline))
+
+
+def test_a_second_call_finds_it_done_and_other_words_do_not(analysed, analyzer, recording, tmp_path):
+    timeline, out = analysed
+    assert analyzer.done(recording, write_transcript(tmp_path / "t.json"), out) == timeline
+    assert analyzer.done(recording, write_transcript(tmp_path / "t.json", LINES[:2]), out) is None
+    other = write_wave(tmp_path / "other.wav", 300, 1)
+    with pytest.raises(UserError, match="give another --out"):
+        analyzer.analyze(other, write_transcript(tmp_path / "t.json", LINES[:0]), out)
+
+
+def test_foreign_words_are_not_scored_by_an_english_model(analyzer, recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(analyzer.predictor.bundle.encoders["text"], "_role", type("Role", (), {"english_only": True}))
+    path = write_transcript(tmp_path / "t.json")
+    path.write_text(path.read_text().replace('"en"', '"de"'))
+    timeline = analyzer.analyze(recording, path)
+    assert "German" in timeline.notes[0]
+    assert not any(m.scored for m in timeline.moments)
+
+
+@pytest.mark.parametrize("kind", ["gone", "empty", "text", "unwritable", "misfit"])
+def test_bad_input_leaves_nothing(analyzer, recording, tmp_path, kind):
+    path, out = recording, tmp_path / "new" / "out"
+    transcript = write_transcript(tmp_path / "t.json")
+    if kind == "gone":
+        path = tmp_path / "gone.wav"
+    elif kind in ("empty", "text"):
+        path = tmp_path / "a.wav"
+        path.write_text("words" * (kind == "text"))
+    elif kind == "unwritable":
+        (tmp_path / "new").write_text("a file")
+    else:
+        write_transcript(tmp_path / "t.json", [*LINES, ("Ann", "far too late")] * 3)
+    with pytest.raises(UserError) as error:
+        analyzer.analyze(path, transcript, out)
+    assert "\n" not in str(error.value)
+    assert not out.exists()
+
+
+def test_many_with_one_broken_and_two_of_one_name(analyzer, tmp_path):
+    for folder in ("a", "b"):
+        write_wave(tmp_path / "in" / folder / "talk.wav", 220 if folder == "a" else 300, 3)
+    (tmp_path / "in" / "broken.mp3").write_bytes(b"no")
+    (tmp_path / "words").mkdir()
+    write_transcript(tmp_path / "words" / "talk.json", [("Ann", "I love this movie.")])
+    write_transcript(tmp_path / "words" / "broken.json", [("Ann", "I love this movie.")])
+    recordings = find_recordings([tmp_path / "in"])
+    assert len(recordings) == 3
+    out = tmp_path / "out"
+    first = analyze_all(analyzer, recordings, out, transcripts=tmp_path / "words")
+    assert {r.path.name: bool(r.failure) for r in first} == {"talk.wav": False, "broken.mp3": True}
+    assert {p.name for p in out.iterdir()} == {"talk.wav", "talk.wav-2", "index.html"}
+    page = (out / "index.html").read_text()
+    assert "broken.mp3" in page
+    assert './talk.wav-2/report.html"' in page
+    second = analyze_all(analyzer, recordings, out, transcripts=tmp_path / "words")
+    assert [r.again for r in second if r.timeline] == [True, True]
+    alone = analyze_all(analyzer, [tmp_path / "in" / "b" / "talk.wav"], out, transcripts=tmp_path / "words")
+    assert alone[0].again  # not mistaken for the other of its name
+
+
+def test_the_public_function_is_no_module():
+    assert callable(mmolre.analyze)
+
+
+@pytest.mark.encoders
+@pytest.mark.parametrize("seconds", [0.2, 3.0])
+def test_no_speech_is_said_and_nothing_is_scored(tiny_run, tmp_path, seconds):
+    pytest.importorskip("faster_whisper")
+    from mmolre.encoders.weights import SOURCES, find
+
+    if find(SOURCES["whisper-tiny-en"]) is None:
+        pytest.skip("not fetched: whisper-tiny-en")
+    path = write_wave(tmp_path / "hum.wav", 220, seconds)
+    timeline = mmolre.analyze(path, model=tiny_run.folder, out=tmp_path / "out")
+    assert not timeline.speech_found
+    assert "No speech found" in (tmp_path / "out" / "report.html").read_text()
