@@ -17,14 +17,24 @@ class Browser:
         quiet = subprocess.DEVNULL
         self.process = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=quiet, stderr=quiet)
         self.url = f"http://127.0.0.1:{port}"
-        for _ in range(100):
+        try:
+            self._start()
+        except BaseException:
+            self.process.kill()
+            self.process.wait(20)
+            raise
+
+    def _start(self) -> None:
+        until = time.monotonic() + 60
+        while True:
             try:
                 self.call("GET", "/status")
                 break
             except OSError:
+                assert time.monotonic() < until, "chromedriver does not answer"
                 time.sleep(0.1)
-        switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio", "--window-size=1200,900"]
-        options = {"args": [*switches, "--autoplay-policy=no-user-gesture-required"]}
+        switches = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--mute-audio"]
+        options = {"args": [*switches, "--window-size=1200,900", "--autoplay-policy=no-user-gesture-required"]}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         self.url += f"/session/{session['sessionId']}"

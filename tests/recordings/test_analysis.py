@@ -1,6 +1,8 @@
 import csv
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +182,39 @@ def test_many_with_one_broken_and_two_of_one_name(analyzer, tmp_path):
     assert [r.again for r in second if r.timeline] == [True, True]
     alone = analyze_all(analyzer, [tmp_path / "in" / "b" / "talk.wav"], out, transcripts=tmp_path / "words")
     assert alone[0].again  # not mistaken for the other of its name
+
+
+def test_one_transcript_is_not_taken_for_several_recordings(analyzer, recording, tmp_path):
+    with pytest.raises(UserError, match="is not a folder"):
+        analyze_all(analyzer, [recording] * 2, tmp_path / "out", transcripts=write_transcript(tmp_path / "t.json"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_leaves_the_folder_as_it_was(analyzer, recording, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    transcript = write_transcript(tmp_path / "t.json")
+    analyzer.analyze(recording, transcript, out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full(_: Timeline) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mmolre.recordings.analysis.as_csv", full)
+    with pytest.raises(UserError, match="is full"):
+        analyzer.analyze(recording, write_transcript(transcript, LINES[:2]), out)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    with pytest.raises(UserError, match="is full"):
+        analyzer.analyze(recording, transcript, tmp_path / "new" / "out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_and_words_that_are_no_text(analyzer, tmp_path):
+    path = write_wave(tmp_path / os.fsdecode(b"caf\xe9.wav"), 220, 5.0)
+    transcript = tmp_path / os.fsdecode(b"\xff.json")
+    transcript.write_text(r'{"segments": [{"start": 0, "end": 2, "text": "half \ud83d a pair", "speaker": "\ud83d"}]}')
+    timeline = analyzer.analyze(path, transcript, tmp_path / "out")
+    assert (timeline.recording, timeline.moments[0].text) == ("caf\ufffd.wav", "half ? a pair")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
 
 
 def test_the_public_function_is_no_module():

@@ -155,4 +155,7 @@ def test_without_speech_the_page_says_so(browser, timeline, page):
     silent.write_text("".join(render(replace(timeline, moments=[]), (page.parent / "sound.mp3").read_bytes())))
     browser.open(silent.as_uri())
     assert "No speech found." in browser.run("return document.body.innerText")
+    browser.wait("return document.querySelector('audio').readyState > 0")
+    browser.press(" ")
+    browser.wait("return document.querySelector('audio').currentTime > 0.3")
     assert browser.log() == []

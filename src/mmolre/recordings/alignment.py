@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmolre.errors import UserError
 from mmolre.recordings.transcript_file import read_text
-from mmolre.recordings.words import Passage, Transcript, Word
+from mmolre.recordings.words import Passage, Transcript, Word, name_of
 
 _LEAST_MATCH = 0.3  # of the text's words; a tiny transcriber hears more than that even in poor sound
 
@@ -44,7 +44,11 @@ def align_text(path: Path, heard: Transcript) -> Transcript:
     timed += _between(words[at_text:], times, at_heard, len(times))
     note = "The text has no times: they are those at which its words were heard by the automatic transcription."
     return Transcript(
-        (Passage(tuple(timed)),), f"the text {path.name}", heard.language, heard.language_source, (*heard.notes, note)
+        (Passage(tuple(timed)),),
+        f"the text {name_of(path)}",
+        heard.language,
+        heard.language_source,
+        (*heard.notes, note),
     )
 
 

@@ -3,17 +3,18 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmolre.encoders.weights import sha256
 from mmolre.errors import UserError
-from mmolre.files import cannot_write, replacing, write_text
+from mmolre.files import cannot_write
 from mmolre.recordings import language as languages
 from mmolre.recordings.alignment import align_text
 from mmolre.recordings.cut import cut
@@ -22,7 +23,7 @@ from mmolre.recordings.sound import Sound, open_sound, write_mp3
 from mmolre.recordings.timeline import FORMAT, Timeline, read_timeline
 from mmolre.recordings.transcriber import DEFAULT, Transcriber
 from mmolre.recordings.transcript_file import read_transcript
-from mmolre.recordings.words import Transcript, clock, joined
+from mmolre.recordings.words import Transcript, clock, joined, name_of
 
 if TYPE_CHECKING:
     from mmolre.predictor import Predictor
@@ -187,7 +188,7 @@ class Analyzer:
             progress=lambda share: progress("scoring", heard_until + span * share),
         )
         return Timeline(
-            recording=_name(path),
+            recording=name_of(path),
             source=digest_of(path),
             seconds=round(sound.seconds, 3),
             moments=moments,
@@ -215,18 +216,24 @@ class Analyzer:
 def _write(timeline: Timeline, mp3: Path, out: Path) -> None:
     from mmolre.recordings.report import render
 
+    """All files beside first, so that a full disk leaves ``out`` as it was."""
     embedded = mp3.stat().st_size <= EMBEDDED_BYTES
-    if embedded:
-        (out / SOUND).unlink(missing_ok=True)
-    else:
-        with replacing(out / SOUND) as beside, mp3.open("rb") as source, beside.open("wb") as target:
-            while block := source.read(1 << 20):
-                target.write(block)
-    with replacing(out / REPORT) as beside, beside.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(render(timeline, mp3.read_bytes() if embedded else SOUND))
-    write_text(out / SUBTITLES, as_vtt(timeline))
-    write_text(out / TABLE, as_csv(timeline))
-    write_text(out / TIMELINE, as_json(timeline))
+    names = [*([] if embedded else [SOUND]), REPORT, SUBTITLES, TABLE, TIMELINE]
+    try:
+        with tempfile.TemporaryDirectory(prefix=".mmolre-", dir=out) as folder:
+            beside = Path(folder)
+            if not embedded:
+                shutil.copyfile(mp3, beside / SOUND)
+            with (beside / REPORT).open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(render(timeline, mp3.read_bytes() if embedded else SOUND))
+            for name, content in ((SUBTITLES, as_vtt), (TABLE, as_csv), (TIMELINE, as_json)):
+                (beside / name).write_bytes(content(timeline).encode())
+            for name in (TIMELINE, SOUND):  # what was there is not whole from here on
+                (out / name).unlink(missing_ok=True)
+            for name in names:
+                (beside / name).replace(out / name)
+    except OSError as error:
+        raise cannot_write(out / TIMELINE, error) from error
 
 
 @contextlib.contextmanager
@@ -250,7 +257,7 @@ def _folder(out: Path) -> Iterator[None]:
 
 def _check_other(out: Path, path: Path) -> None:
     kept = read_timeline(out / TIMELINE)
-    if kept is not None and (kept.recording, kept.source) != (_name(path), digest_of(path)):
+    if kept is not None and (kept.recording, kept.source) != (name_of(path), digest_of(path)):
         raise UserError(f"{out} holds the analysis of {kept.recording}: give another --out")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as --out")
@@ -275,14 +282,16 @@ def _with_language(words: Transcript) -> Transcript:
     return replace(words, language=found, language_source="detected from the words")
 
 
-def _name(path: Path) -> str:
-    """The file's name as text, whatever bytes it is made of."""
-    return path.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def digest_of(path: Path) -> str:
     """The SHA-256 of a file; UserError where it cannot be read."""
     try:
-        return sha256(path)
+        about = path.stat()
+        return _digest(path.resolve(), about.st_size, about.st_mtime_ns)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+@cache
+def _digest(path: Path, _size: int, _changed: int) -> str:
+    """Large recordings are read once for it, as long as they stay as they are."""
+    return sha256(path)

@@ -13,6 +13,9 @@ from mmolre.recordings.transcript_file import FORMATS
 
 OVERVIEW = "index.html"
 
+SUFFIXES = (*MEDIA_SUFFIXES, ".aac", ".aif", ".aiff", ".m4v", ".mpg", ".mpeg", ".wma", ".wmv", ".3gp", ".flv", ".mts")
+"""What is taken for a recording in a folder; a file that is named may end in anything."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -42,30 +45,22 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     for path in paths:
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in MEDIA_SUFFIXES and p.is_file()]
+            inside = [p for p in sorted(path.rglob("[!.]*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
             inside = [p for p in inside if not (p.parent / TIMELINE).exists()]  # sound that an analysis has written
             if not inside:
-                raise UserError(f"{path}: no recording in this folder ({', '.join(MEDIA_SUFFIXES)})")
+                raise UserError(f"{path}: no recording in this folder ({', '.join(SUFFIXES)})")
             found |= dict.fromkeys(inside)
         else:
             found[path] = None
     return list(found)
 
 
-def find_transcript(recording: Path, given: Path | None) -> Path | None:
-    """The transcript of a recording: the file given, or the one of its name in the folder given.
-
-    Raises:
-        UserError: no such file or folder.
-    """
-    if given is None or given.is_file():
-        return given
-    if not given.is_dir():
-        raise UserError(f"{given}: no such transcript")
+def find_transcript(recording: Path, folder: Path) -> Path | None:
+    """The transcript of the recording's name in the folder, if there is one."""
     for suffix in FORMATS:
         for name in (f"{recording.stem}{suffix}", f"{recording.name}{suffix}"):
-            if (given / name).is_file():
-                return given / name
+            if (folder / name).is_file():
+                return folder / name
     return None
 
 
@@ -87,32 +82,43 @@ def analyze_all(
         finished: called with each result.
 
     Raises:
-        UserError: ``out`` cannot be written.
+        UserError: ``out`` cannot be written, or ``transcripts`` is no folder.
     """
-    from mmolre.recordings.overview import render_overview
+    if transcripts is not None and not transcripts.is_dir():
+        raise UserError(f"{transcripts} is not a folder: of several recordings, give one with a transcript for each")
 
     results: list[Result] = []
     taken: set[Path] = set()
-    for number, path in enumerate(recordings):
-        folder = out / path.name
-        try:
-            transcript = find_transcript(path, transcripts)
-            folder = _folder(out, path, taken)
-            taken.add(folder)
-            kept = analyzer.done(path, transcript, folder)
-            timeline = kept or analyzer.analyze(path, transcript, folder, progress(number, path))
-            result = Result(path, folder, timeline, again=kept is not None)
-        except UserError as error:
-            result = Result(path, folder, None, str(error))
-        results.append(result)
-        finished(result)
+    try:
+        for number, path in enumerate(recordings):
+            folder = out / path.name
+            try:
+                transcript = find_transcript(path, transcripts) if transcripts else None
+                folder = _folder(out, path, taken)
+                taken.add(folder)
+                kept = analyzer.done(path, transcript, folder)
+                timeline = kept or analyzer.analyze(path, transcript, folder, progress(number, path))
+                result = Result(path, folder, timeline, again=kept is not None)
+            except (UserError, OSError, RuntimeError, ValueError) as error:  # whatever a codec or a transcriber raises
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                result = Result(path, folder, None, reason)
+            results.append(result)
+            finished(result)
+    finally:  # also of what was done until Ctrl-C
+        _write_overview(out, results)
+    return results
+
+
+def _write_overview(out: Path, results: Sequence[Result]) -> None:
+    from mmolre.recordings.overview import render_overview
+
     shown = {r.folder: r.timeline for r in results if r.timeline}
     for folder in sorted(out.iterdir()) if out.is_dir() else []:
         if folder not in shown and (timeline := read_timeline(folder / TIMELINE)):
             shown[folder] = timeline
     failed = [(r.path.name, r.failure or "") for r in results if r.failure]
-    write_text(out / OVERVIEW, render_overview({f.name: t for f, t in shown.items()}, failed))
-    return results
+    if shown or failed:
+        write_text(out / OVERVIEW, render_overview({f.name: t for f, t in shown.items()}, failed))
 
 
 def _folder(out: Path, path: Path, taken: set[Path]) -> Path:

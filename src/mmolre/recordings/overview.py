@@ -34,7 +34,8 @@ def render_overview(timelines: Mapping[str, Timeline], failed: Sequence[tuple[st
 
 def _row(folder: str, t: Timeline) -> str:
     link = quote(folder.encode("utf-8", "surrogateescape")) + "/report.html"
-    name = f'<th scope="row"><a href="./{link}">{escape(t.recording)}</a></th>'
+    shown = t.recording if folder == t.recording else f"{t.recording} ({folder})"  # several of one name
+    name = f'<th scope="row"><a href="./{link}">{escape(shown)}</a></th>'
     amount = f'<td class="num">{clock(t.seconds)}</td><td class="num">{len(t.moments)}</td>'
     s = summarise(t.moments)
     if s.sentiment is None and not s.emotions:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmolre.errors import UserError
-from mmolre.recordings.words import Passage, Transcript, Word, clock, joined, spread
+from mmolre.recordings.words import Passage, Transcript, Word, clock, joined, name_of, spread
 
 FORMATS = (".srt", ".vtt", ".json", ".txt")
 
@@ -73,7 +73,7 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
         )
     return Transcript(
         tuple(_passages(_with_speakers(cues), seconds)),
-        f"the transcript {path.name}",
+        f"the transcript {name_of(path)}",
         language,
         "named by the transcript" if language else "not checked",
     )
@@ -136,10 +136,10 @@ def _json_cues(path: Path, content: str) -> tuple[list[_Cue], str | None]:
 
 def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
     try:
-        start, end, text = _time(item["start"]), _time(item["end"]), " ".join(str(item["text"]).split())
+        start, end, text = _time(item["start"]), _time(item["end"]), " ".join(_text(item["text"]).split())
         speaker = item.get("speaker")
         words = tuple(
-            Word(_time(w["start"]), _time(w["end"]), str(w.get("word", w.get("text", ""))).strip())
+            Word(_time(w["start"]), _time(w["end"]), _text(w.get("word", w.get("text", ""))).strip())
             for w in item.get("words") or []
             if "start" in w and "end" in w
         )
@@ -149,7 +149,12 @@ def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
         ) from None
     if joined(words) != text:  # some words without times: then all are spread
         words = ()
-    return _Cue(start, end, text, str(speaker) if speaker else None, words) if text and start < end else None
+    return _Cue(start, end, text, _text(speaker) if speaker else None, words) if text and start < end else None
+
+
+def _text(value: Any) -> str:
+    """JSON may hold half of a surrogate pair, which no file can."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def _time(value: Any) -> float:
