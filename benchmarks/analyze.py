@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What `mmolre analyze` costs, and what its transcription does to the scores.
 
-    python benchmarks/analyze.py speed RECORDING [--transcript T.srt] [--model RUN]
+    python benchmarks/analyze.py speed RECORDING [--transcript T.srt] [--model RUN] [--repeat N]
     python benchmarks/analyze.py words MANIFEST --audio-root DIR [--model RUN]
 
 `speed` prints the share of the recording's length that the analysis takes and the largest resident memory; a long
@@ -11,6 +11,7 @@ both correlations with the labels.
 """
 
 import argparse
+import os
 import resource
 import tempfile
 import time
@@ -18,6 +19,8 @@ import wave
 from pathlib import Path
 
 import numpy as np
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 
 
 def speed(path: Path, transcript: Path | None, model: str | None, repeat: int) -> None:
@@ -35,12 +38,15 @@ def speed(path: Path, transcript: Path | None, model: str | None, repeat: int) -
                     for block in stream_audio(path):
                         file.writeframes((block * 32767).astype("<i2").tobytes())
             path = long
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         timeline = Analyzer(model).analyze(path, transcript, Path(folder) / "out")
-        seconds = time.perf_counter() - started
+        seconds, cpu = time.perf_counter() - started, time.process_time() - before
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     share = timeline.seconds / seconds
-    print(f"{timeline.seconds:.0f} s in {seconds:.0f} s: 1/{share:.1f} of its length; at most {memory:.2f} GiB")
+    print(
+        f"{timeline.seconds:.0f} s in {seconds:.0f} s ({cpu:.0f} s of processor time): 1/{share:.1f} of its length; "
+        f"at most {memory:.2f} GiB"
+    )
 
 
 def words(manifest: Path, audio_root: Path | None, model: str | None) -> None:
