@@ -109,7 +109,7 @@ def evaluate(
     /,
     data: Manifests,
     split: Literal["train", "valid", "test"] = "test",
-    modalities: Literal["all", "text", "audio"] = "all",
+    modalities: Annotated[str, arg(metavar="A+B")] = "all",
     out: Annotated[Optional[Path], arg(metavar="FILE")] = None,
     audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
     cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
@@ -121,8 +121,8 @@ def evaluate(
         run: a run's folder, a model's folder, a hub id, or "shipped" for the model that comes with the package.
         data: a manifest with labels; may be given several times.
         split: which rows.
-        modalities: predict from these alone.
-        out: where to write; by default metrics-SPLIT.json (or metrics-SPLIT-MODALITY.json) in the run's folder.
+        modalities: predict from these of the model's alone, e.g. text, or text+covarep.
+        out: where to write; by default metrics-SPLIT.json (or metrics-SPLIT-A+B.json) in the run's folder.
         audio_root: where the manifest's audio lies, if not beside it.
         cache: where features are kept.
         json: print the metrics as JSON instead of a table.
@@ -132,20 +132,22 @@ def evaluate(
     from mmolre.bundle import load_bundle
     from mmolre.evaluate.report import metrics_table, write_metrics
     from mmolre.evaluate.run import evaluate as score
+    from mmolre.evaluate.thresholds import modality_key
 
     bundle = load_bundle(None if run == "shipped" else run)
+    chosen = None if modalities == "all" else tuple(dict.fromkeys(modalities.split("+")))
     with terminal.quiet_warnings(), terminal.encoding_progress() as progress:
         result = score(
             bundle,
             data,
             split,
-            modalities=None if modalities == "all" else (modalities,),
+            modalities=chosen,
             audio_root=audio_root,
             cache=_cache(cache),
             progress=progress,
         )
     if out is None:
-        name = f"metrics-{split}.json" if modalities == "all" else f"metrics-{split}-{modalities}.json"
+        name = f"metrics-{split}.json" if chosen is None else f"metrics-{split}-{modality_key(chosen)}.json"
         out = Path(run) / name if Path(run).is_dir() else Path(name)
     write_metrics(out, result.metrics)
     if json:

@@ -60,7 +60,7 @@ def test_evaluating_from_one_modality(tiny_run, tiny_corpus):
     bundle = load_bundle(tiny_run.folder)
     assert evaluate(bundle, [tiny_corpus], "test").metrics["modalities"] == {"audio": 2, "text": 3, "text+audio": 3}
     assert evaluate(bundle, [tiny_corpus], "test", modalities=("audio",)).metrics["modalities"] == {"audio": 5}
-    with pytest.raises(UserError, match="the model does not read video; it reads text, audio"):
+    with pytest.raises(UserError, match="the model does not read 'video'; it reads text, audio"):
         evaluate(bundle, [tiny_corpus], "test", modalities=("video",))
 
 

@@ -59,7 +59,8 @@ def evaluate(
     encoders = bundle.encoders
     if modalities is not None:
         if unknown := set(modalities) - set(encoders):
-            raise UserError(f"the model does not read {', '.join(sorted(unknown))}; it reads {', '.join(encoders)}")
+            named = ", ".join(map(repr, sorted(unknown)))
+            raise UserError(f"the model does not read {named}; it reads {', '.join(encoders)}")
         encoders = {m: encoder for m, encoder in encoders.items() if m in modalities}
     rows = [only(u, tuple(encoders)) for u in read_manifests(list(data), audio_root=audio_root) if u.split == split]
     rows = [u for u in rows if _labelled(u) and u.modalities]  # what a row does not claim to have is no failure
