@@ -61,6 +61,16 @@ def test_import_inspect_export_and_back(run, table, tmp_path):
     assert (tmp_path / "merged.provenance.json").is_file()
 
 
+def test_a_report_fits_the_terminal(run, tmp_path):
+    (tmp_path / "m.csv").write_text("id,text,split\na,so very good it is,train\nb,so very good it is,test\n")
+    code, out, _ = run("inspect", "m.csv")
+    assert code == 0
+    shown = out.splitlines()
+    assert max(map(len, shown)) <= 80
+    start = next(i for i, line in enumerate(shown) if "1 texts are in more than one split" in line)
+    assert shown[start + 1].startswith(" " * 11 + "is learned there")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

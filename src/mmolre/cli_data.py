@@ -22,6 +22,8 @@ Out = Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
 Pairs = Annotated[UseAppendAction[tuple[str, ...]], arg(help_behavior_hint="")]
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
+_INDENT = 11  # where what a report's line says begins
+
 importing = tyro.extras.SubcommandApp()
 
 
@@ -286,7 +288,7 @@ def inspect(
         terminal.print_json(report)
     else:
         for line in report_lines(report):
-            terminal.plain(line)
+            terminal.hanging(line, _INDENT)
     return 0
 
 
@@ -359,7 +361,7 @@ def _run(make: "Callable[..., ImportSummary]", *arguments: Any, **options: Any) 
         terminal.note(line)
     with terminal.quiet_warnings():
         for line in report_lines(inspect_manifest(summary.path)):
-            terminal.plain(line)
+            terminal.hanging(line, _INDENT)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,6 +40,13 @@ SHOWN_FAILURES = 5
 def plain(line: str) -> None:
     """A line of results just as it is: no markup, no wrapping."""
     out.print(Text(line), soft_wrap=True)
+
+
+def hanging(line: str, indent: int) -> None:
+    """A line of results in as many as the terminal is wide, all but the first indented."""
+    if len(line) > out.width:
+        line = textwrap.fill(line, out.width, subsequent_indent=" " * indent, break_on_hyphens=False)
+    plain(line)
 
 
 def note(line: str) -> None:

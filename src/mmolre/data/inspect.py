@@ -78,7 +78,7 @@ def _modalities(rows: Sequence[Utterance], held: Mapping[str, frozenset[str]]) -
         own = [name for name, value in (("text", row.text), ("audio", row.audio)) if value is not None]
         own += [name for name, ids in held.items() if row.id in ids]
         found[row.split or "none"]["+".join(own) or "nothing"] += 1
-    return {split: dict(counts.most_common()) for split, counts in found.items()}
+    return {name: dict(found[name].most_common()) for name, _ in _split_names(rows) if name in found}
 
 
 def _texts(rows: Sequence[Utterance]) -> dict[str, Any]:
@@ -178,12 +178,13 @@ def _quantiles(values: Iterable[float]) -> dict[str, float] | None:
 
 
 def report_lines(report: Mapping[str, Any]) -> list[str]:
-    """The report for people."""
+    """The report for people, one line an entry: ``KIND`` in 11 columns, then what it says."""
     lines = [f"rows       {report['rows']}: " + ", ".join(f"{name} {n}" for name, n in report["splits"].items())]
     for split, of in report["labels"]["sentiment"].items():
         if of["labelled"]:
             bars = _bars(of["histogram"])
-            lines.append(f"sentiment  {split:5} {of['labelled']} labelled, -3 to 3: {bars} {of['histogram']}")
+            counts = " ".join(map(str, of["histogram"]))
+            lines.append(f"sentiment  {split:5} {of['labelled']}, -3 to 3: {bars} {counts}")
     for split in report["splits"]:
         shares = [
             f"{name} {of[split]['present'] / of[split]['labelled']:.2f}"
