@@ -70,7 +70,7 @@ def run_fold(
         dataset = build_dataset([only(u, modalities) for u in held_out], bundle.encoders, cache)
         if dataset.failed:
             raise SystemExit(f"{dataset.failed[0].row}: {dataset.failed[0].reason}")
-        predictions[name] = infer(bundle.model, dataset.arrays, each_alone=False).sentiment
+        predictions[name] = bundle.decision.sentiment(infer(bundle.model, dataset.arrays))
     return predictions
 
 

@@ -32,8 +32,11 @@ def test_each_alone_is_what_the_model_says_without_the_others():
             if name in present:
                 expected = infer(model, [{name: present[name]}]).logits[0]
                 np.testing.assert_allclose(logits[i], expected, atol=1e-5)
+                sentiment = infer(model, [{name: present[name]}]).sentiment[0]
+                np.testing.assert_allclose(raw.alone_sentiment[name][i], sentiment, atol=1e-5)
             else:
                 assert np.isnan(logits[i]).all()
+                assert np.isnan(raw.alone_sentiment[name][i])
     both = [i for i, present in enumerate(arrays) if len(present) == 2]
     assert (np.abs(raw.alone["text"][both] - raw.logits[both]) > 1e-4).any()
 

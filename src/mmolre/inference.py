@@ -22,12 +22,14 @@ class RawPredictions:
         logits: (n, 6) emotion logits of the fused model; NaN likewise.
         alone: modality -> (n, 6) emotion logits from that modality alone; NaN where an utterance has it not.
             Where an utterance has only one modality, they are its ``logits``.
+        alone_sentiment: modality -> (n,) sentiment, likewise.
     """
 
     modalities: list[tuple[str, ...]]
     sentiment: NDArray[np.float64]
     logits: NDArray[np.float64]
     alone: dict[str, NDArray[np.float64]]
+    alone_sentiment: dict[str, NDArray[np.float64]]
 
 
 def infer(
@@ -43,27 +45,23 @@ def infer(
         model: in evaluation mode.
         arrays: per utterance, modality -> (T, L, width); at least one modality each.
         batch_size: utterances at a time; changes the time and the memory, not the result.
-        each_alone: also predict the emotions of utterances with several modalities from each of these alone.
+        each_alone: also predict utterances with several modalities from each of these alone.
     """
     modalities = [tuple(m for m in model.config.modalities if m in present) for present in arrays]
-    sentiment = np.full(len(arrays), np.nan)
-    logits = np.full((len(arrays), len(EMOTIONS)), np.nan)
-    alone = {m: np.full_like(logits, np.nan) for m in model.config.modalities}
+    fused = {"sentiment": np.full(len(arrays), np.nan), "emotion": np.full((len(arrays), len(EMOTIONS)), np.nan)}
+    alone = {task: {m: np.full_like(values, np.nan) for m in model.config.modalities} for task, values in fused.items()}
     for rows in sorted_buckets([likeness(present) for present in arrays], batch_size):
-        outputs = _forward(model, [arrays[i] for i in rows])
-        if "sentiment" in outputs:
-            sentiment[rows] = outputs["sentiment"]
-        if "emotion" not in outputs:
-            continue
-        logits[rows] = outputs["emotion"]
-        for modality, of_modality in alone.items():
+        for task, values in _forward(model, [arrays[i] for i in rows]).items():
+            fused[task][rows] = values
+        for modality in model.config.modalities:
             single = [i for i in rows if modalities[i] == (modality,)]
-            of_modality[single] = logits[single]
-            several = [i for i in rows if modality in arrays[i] and len(arrays[i]) > 1]
-            if several and each_alone:
-                only = [{modality: arrays[i][modality]} for i in several]
-                of_modality[several] = _forward(model, only)["emotion"]
-    return RawPredictions(modalities, sentiment, logits, alone)
+            several = [i for i in rows if modality in arrays[i] and len(arrays[i]) > 1] if each_alone else []
+            only = _forward(model, [{modality: arrays[i][modality]} for i in several]) if several else {}
+            for task, of_modality in alone.items():
+                of_modality[modality][single] = fused[task][single]
+                if task in only:
+                    of_modality[modality][several] = only[task]
+    return RawPredictions(modalities, fused["sentiment"], fused["emotion"], alone["emotion"], alone["sentiment"])
 
 
 @torch.inference_mode()

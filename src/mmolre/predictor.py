@@ -100,7 +100,8 @@ class Predictor:
             arrays: per utterance, modality -> (T, L, width); at least one modality each.
             truncated: per utterance, whether an encoder cut its input.
         """
-        raw = infer(self.bundle.model, arrays, each_alone=self.bundle.decision.late)
+        raw = infer(self.bundle.model, arrays, each_alone=self.bundle.decision.needs_each_alone)
+        sentiment = self.bundle.decision.sentiment(raw)
         probabilities = self.bundle.decision.probabilities(raw)
         tasks = self.bundle.model.config.tasks
         emotion = "emotion" in tasks
@@ -110,7 +111,7 @@ class Predictor:
             results.append(
                 Prediction(
                     id=ids[i],
-                    sentiment=_clip(raw.sentiment[i]) if "sentiment" in tasks else None,
+                    sentiment=_clip(sentiment[i]) if "sentiment" in tasks else None,
                     emotions=_named(row[0]) if emotion else {},
                     present=thresholds.present(row, limits)[0] if emotion else [],
                     top=thresholds.top(row, limits)[0] if emotion else None,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mmolre.errors import UserError
+from mmolre.evaluate.anchor import Anchor
 from mmolre.evaluate.calibration import Calibration, combine, fit_calibration
 from mmolre.evaluate.decision import Decision, rows_by_set
 from mmolre.evaluate.thresholds import EmotionThresholds, fit_thresholds
@@ -30,7 +31,7 @@ def sample(sets, n=240, seed=0) -> tuple[RawPredictions, np.ndarray]:
                 alone[m][i] = NAN
             elif len(row) == 1:
                 logits[i] = alone[m][i]
-    return RawPredictions(modalities, np.zeros(n), logits, alone), truth
+    return RawPredictions(modalities, np.zeros(n), logits, alone, {m: np.zeros(n) for m in alone}), truth
 
 
 def rows(raw: RawPredictions, modalities) -> np.ndarray:
@@ -151,7 +152,7 @@ def test_nothing_labelled():
 def test_a_model_without_the_emotion_task():
     n = 4
     nothing = np.full((n, 6), NAN)
-    raw = RawPredictions([TEXT, AUDIO, BOTH, TEXT], np.zeros(n), nothing, {"text": nothing, "audio": nothing})
+    raw = RawPredictions([TEXT, AUDIO, BOTH, TEXT], np.zeros(n), nothing, {"text": nothing, "audio": nothing}, {})
     decision = Decision.fit(raw, nothing)
     assert np.isnan(decision.probabilities(raw)).all()
 
@@ -172,3 +173,20 @@ def test_unreadable_json():
         broken[key]["text"].popitem()
         with pytest.raises(UserError):
             Decision.from_json(broken)
+
+
+def test_sentiment_is_anchored_where_several_modalities_are_there():
+    text, audio = np.array([1.0, 1.0, NAN]), np.array([2.0, NAN, 2.0])
+    nothing = np.full((3, 6), NAN)
+    raw = RawPredictions([BOTH, TEXT, AUDIO], np.array([2.0, 1.0, 2.0]), nothing, {}, {"text": text, "audio": audio})
+    decision = Decision(False, {}, {}, {"text+audio": Anchor("text", 0.25)})
+    assert decision.needs_each_alone
+    np.testing.assert_allclose(decision.sentiment(raw), [1.25, 1.0, 2.0])
+    assert Decision.from_json(json.loads(json.dumps(decision.to_json()))) == decision
+    np.testing.assert_array_equal(Decision(False, {}, {}).sentiment(raw), raw.sentiment)
+
+
+def test_anchors_are_fitted_only_if_asked():
+    raw, truth = sample((TEXT, BOTH))
+    assert Decision.fit(raw, truth).anchors == {}
+    assert set(Decision.fit(raw, truth, sentiment=np.arange(240.0)).anchors) == {"text+audio"}

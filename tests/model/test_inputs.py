@@ -42,10 +42,10 @@ def test_nothing_to_fit_on():
     assert layer(torch.tensor([[1.0, -2.0]])).tolist() == [[1, -2]]
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-def test_values_that_are_not_finite_spoil_no_gradient(layers):
+@pytest.mark.parametrize(("layers", "mix"), [(1, "weights"), (3, "weights"), (3, "concat")])
+def test_values_that_are_not_finite_spoil_no_gradient(layers, mix):
     torch.manual_seed(0)
-    module = InputProjection(ModalityConfig(width=4, layers=layers, standardize=True), 8, 0.0)
+    module = InputProjection(ModalityConfig(width=4, layers=layers, standardize=True, mix=mix), 8, 0.0)
     x = torch.randn(2, 3, layers, 4)
     clean = module(x)
     x[0, 0, 0, 1], x[1, 2, 0, 3] = float("nan"), float("inf")
@@ -74,3 +74,20 @@ def test_each_layer_has_figures_of_its_own():
     rows = np.concatenate(arrays)
     torch.testing.assert_close(layer.mean, torch.from_numpy(rows.mean(0)).float(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.deviation, torch.from_numpy(rows.std(0)).float(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_concat_is_a_projection_per_layer(standardize):
+    torch.manual_seed(0)
+    module = InputProjection(ModalityConfig(width=4, layers=3, standardize=standardize, mix="concat"), 8, 0.0)
+    x = torch.randn(2, 5, 3, 4)
+    normal = module.norm(x)
+    slow = module.project.bias + sum(normal[:, :, i] @ module.project.weight[:, 4 * i : 4 * i + 4].T for i in range(3))
+    torch.testing.assert_close(module(x), slow)
+
+
+def test_input_dropout_is_of_the_projected_values_and_only_in_training():
+    module = InputProjection(ModalityConfig(width=4, dropout=0.999), 8, 0.0)
+    x = torch.randn(2, 5, 1, 4)
+    torch.testing.assert_close(module.train()(x), module.project.bias.expand(2, 5, 8))
+    assert not torch.allclose(module.eval()(x), module.project.bias.expand(2, 5, 8))

@@ -47,13 +47,58 @@ def test_emotion_by_hand():
     assert emotion_loss(logits, torch.full((2, 6), NAN)).item() == 0
 
 
+def test_exclusive_emotions_by_hand():
+    one = [0.0, 0, 2, 0, 0, 0]
+    truth = torch.tensor([one, [0.0] * 6, [1.0, 1, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, NAN], one])
+    logits = torch.tensor([[1.0, -1, 2, 0, 0.5, -2]] * 5)
+    among = math.log(1 + logits[0].exp().sum().item())  # the 1 is none's
+    cells = [softplus(z) for z in logits[0].tolist()]
+    rows = [
+        among - 2,  # the third
+        among,  # none
+        sum(cells) - 1 + 1,  # two at once, logits 1 and -1: as ever
+        sum(cells[:5]) - 1,  # not all labelled: as ever
+        sum(cells) - 2,  # not said to be exclusive
+    ]
+    exclusive = torch.tensor([True, True, True, True, False])
+    assert emotion_loss(logits, truth, exclusive).item() == pytest.approx(sum(rows) / 29)
+
+
+def test_exclusive_sets_are_those_an_utterance_has_in_the_step():
+    masks = {"text": torch.tensor([[True], [False], [True]]), "audio": torch.tensor([[True], [True], [False]])}
+    batch = labels([NAN] * 3, [[0.0, 0, 2, 0, 0, 0]] * 3)._replace(masks=masks)
+    logits = torch.arange(18.0).view(3, 6) / 9
+    expected = emotion_loss(logits, batch.emotions, torch.tensor([False, True, False]))
+    got = make(("emotion",), exclusive=["audio"])(output(torch.zeros(3), logits), batch)
+    assert got.total.item() == pytest.approx(expected.item())
+    both = make(("emotion",), exclusive=["text+audio"])
+    expected = emotion_loss(logits, batch.emotions, torch.tensor([True, False, False]))
+    assert both(output(torch.zeros(3), logits), batch).total.item() == pytest.approx(expected.item())
+    no_text = batch._replace(masks={"audio": masks["audio"]})
+    expected = emotion_loss(logits, batch.emotions)
+    assert both(output(torch.zeros(3), logits), no_text).total.item() == pytest.approx(expected.item())
+
+
+def test_exclusive_reaches_the_unimodal_heads():
+    batch = labels([NAN, NAN], [[0.0, 0, 2, 0, 0, 0]] * 2)._replace(masks={"audio": torch.ones(2, 1).bool()})
+    head = torch.arange(6.0)[None]
+    unimodal = {"sentiment": {}, "emotion": {"audio": (head, torch.tensor([1]))}}
+    objective = make(("emotion",), exclusive=["audio"], unimodal=1, emotion=1)
+    found = objective(output(torch.zeros(2), torch.zeros(2, 6), unimodal), batch).parts["unimodal"]
+    expected = emotion_loss(head, batch.emotions[1:], torch.tensor([True]))
+    assert found.item() == pytest.approx(expected.item())
+
+
 @given(st.lists(st.booleans(), min_size=5, max_size=5), st.floats(-1e6, 1e6))
 def test_unlabelled_cells_have_no_part_in_value_or_gradient(known, anything):
     torch.manual_seed(0)
     mask = torch.tensor(known)
-    for loss, shape in ((sentiment_loss, (5,)), (emotion_loss, (5, 6))):
+    exclusive = lambda x, y: emotion_loss(x, y, torch.ones(len(x), dtype=torch.bool))  # noqa: E731
+    for loss, shape in ((sentiment_loss, (5,)), (emotion_loss, (5, 6)), (exclusive, (5, 6))):
         prediction = torch.randn(shape)
         truth = torch.randn(shape)
+        if loss is exclusive:
+            truth[:, 1:] = 0
         truth[~mask] = NAN
         spoiled = prediction.clone()
         spoiled[~mask] = anything

@@ -1,12 +1,13 @@
-"""From a model's raw emotion logits to probabilities and thresholds; fitted on valid, kept beside the weights."""
+"""From a model's raw outputs to sentiment, probabilities and thresholds; fitted on valid, kept beside the weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mmolre.evaluate.anchor import Anchor, fit_anchors
 from mmolre.evaluate.calibration import Calibration, combine, fit_calibration, sigmoid
 from mmolre.evaluate.thresholds import (
     EmotionThresholds,
@@ -19,27 +20,37 @@ from mmolre.inference import RawPredictions
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How emotion logits are read, per set of modalities (``text``, ``audio``, ``text+audio``).
+    """How a model's outputs are read, per set of modalities (``text``, ``audio``, ``text+audio``).
 
     Attributes:
         late: whether an utterance with several modalities takes the mean of their own calibrated logits
             (:func:`mmolre.evaluate.calibration.combine`) instead of the fused model's.
         calibration: set of modalities -> Platt scaling.
         thresholds: set of modalities -> thresholds on the calibrated probabilities.
+        anchors: set of several modalities -> how far its fused sentiment is trusted; wholly where it is not named.
     """
 
     late: bool
     calibration: dict[str, Calibration]
     thresholds: dict[str, EmotionThresholds]
+    anchors: dict[str, Anchor] = field(default_factory=dict)
 
     @classmethod
-    def fit(cls, raw: RawPredictions, emotions: NDArray, fusion: str = "auto") -> Self:
+    def fit(
+        cls,
+        raw: RawPredictions,
+        emotions: NDArray,
+        fusion: str = "auto",
+        *,
+        sentiment: NDArray | None = None,
+    ) -> Self:
         """Fit calibration and thresholds.
 
         Args:
             raw: predictions on the valid split.
             emotions: (n, 6) intensities there, NaN = unlabelled.
             fusion: ``fused``, ``late``, or ``auto``: late where no labelled utterance has several modalities.
+            sentiment: (n,) labels there, NaN = unlabelled, if the fused sentiment is to be anchored.
         """
         labelled = np.atleast_1d((~np.isnan(emotions)).any(axis=1))
         sets = rows_by_set(raw.modalities)
@@ -58,7 +69,25 @@ class Decision:
         probabilities = cls(late, calibration, {}).probabilities(raw)
         for key in several:
             thresholds[key] = fit_thresholds(probabilities[sets[key]], emotions[sets[key]])
-        return cls(late, calibration, thresholds)
+        anchors = {}
+        if sentiment is not None:
+            anchors = fit_anchors(raw.sentiment, raw.alone_sentiment, sentiment, raw.modalities)
+        return cls(late, calibration, thresholds, anchors)
+
+    @property
+    def needs_each_alone(self) -> bool:
+        """Whether predictions from each modality alone are read at all."""
+        return self.late or bool(self.anchors)
+
+    def sentiment(self, raw: RawPredictions) -> NDArray[np.float64]:
+        """(n,) sentiment, not clipped; NaN where the model has no such task."""
+        result = raw.sentiment.copy()
+        for key, rows in rows_by_set(raw.modalities).items():
+            if key in self.anchors:
+                anchor = self.anchors[key]
+                alone = raw.alone_sentiment[anchor.modality][rows]
+                result[rows] = alone + anchor.weight * (result[rows] - alone)
+        return result
 
     def probabilities(self, raw: RawPredictions) -> NDArray[np.float64]:
         """(n, 6) calibrated probabilities; NaN where the model has no emotion task."""
@@ -87,6 +116,7 @@ class Decision:
             "emotion_fusion": "late" if self.late else "fused",
             "calibration": {key: c.to_json() for key, c in self.calibration.items()},
             "thresholds": {key: t.to_json() for key, t in self.thresholds.items()},
+            "anchors": {key: anchor._asdict() for key, anchor in self.anchors.items()},
         }
 
     @classmethod
@@ -100,6 +130,7 @@ class Decision:
             data.get("emotion_fusion") == "late",
             {key: Calibration.from_json(c) for key, c in data.get("calibration", {}).items()},
             {key: EmotionThresholds.from_json(t) for key, t in data.get("thresholds", {}).items()},
+            {key: Anchor(str(a["modality"]), float(a["weight"])) for key, a in data.get("anchors", {}).items()},
         )
 
 

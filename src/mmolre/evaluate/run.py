@@ -75,8 +75,9 @@ def evaluate(
     sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
     tasks = bundle.model.config.tasks
     probabilities = bundle.decision.probabilities(raw)
+    predicted = bundle.decision.sentiment(raw)
     metrics = evaluate_predictions(
-        sentiment_pred=raw.sentiment,
+        sentiment_pred=predicted,
         sentiment_truth=sentiment if "sentiment" in tasks else np.full_like(sentiment, np.nan),
         emotion_prob=probabilities,
         emotion_truth=emotions if "emotion" in tasks else np.full_like(emotions, np.nan),
@@ -84,7 +85,7 @@ def evaluate(
         thresholds=bundle.decision.thresholds,
         train_sentiment_median=bundle.about.get("train_sentiment_median"),
     )
-    return Evaluation(metrics, dataset.failed, dataset.utterances, raw.modalities, raw.sentiment, probabilities)
+    return Evaluation(metrics, dataset.failed, dataset.utterances, raw.modalities, predicted, probabilities)
 
 
 def only(utterance: Utterance, modalities: Sequence[str]) -> Utterance:

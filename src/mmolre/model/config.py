@@ -18,6 +18,9 @@ class ModalityConfig(BaseModel):
         layers: how many encoder layers the features hold; they are mixed with learned weights (softmax).
         standardize: whether each value of each layer is brought to mean 0 and deviation 1 with figures fitted on the
             training split, before the layers are mixed, instead of a LayerNorm after it.
+        mix: how several layers become one: ``weights`` (a learned softmax weight per layer, then one projection) or
+            ``concat`` (a projection for each layer, summed: a layer may give other things than its neighbours).
+        dropout: of the values that are projected.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,6 +28,8 @@ class ModalityConfig(BaseModel):
     width: int = Field(gt=0)
     layers: int = Field(default=1, gt=0)
     standardize: bool = False
+    mix: Literal["weights", "concat"] = "weights"
+    dropout: float = Field(default=0, ge=0, lt=1)
 
 
 class ModelConfig(BaseModel):

@@ -17,22 +17,28 @@ class InputProjection(nn.Module):
 
     def __init__(self, modality: ModalityConfig, width: int, dropout: float) -> None:
         super().__init__()
-        self.layer_mix = nn.Parameter(torch.zeros(modality.layers))
+        self.concat = modality.mix == "concat"
+        if not self.concat:
+            self.layer_mix = nn.Parameter(torch.zeros(modality.layers))
         shape = (modality.layers, modality.width)
         self.norm = Standardize(*shape) if modality.standardize else nn.LayerNorm(modality.width)
-        self.project = nn.Linear(modality.width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(modality.width * (modality.layers if self.concat else 1), width)
+        self.before = nn.Dropout(modality.dropout)
+        self.after = nn.Dropout(dropout)
 
     def forward(self, x_btlw: Tensor) -> Tensor:
         """(B, T, L, width of the features) -> (B, T, d)."""
-        weights = self.layer_mix.softmax(0)
-        if isinstance(self.norm, Standardize):
+        if isinstance(self.norm, Standardize) or self.concat:
             # Before the mixing: each layer has scales of its own, which would decide the mixture; and a NaN in it would
             # be one in the gradient of the weights, whatever follows.
-            mixed = torch.einsum("l,btlw->btw", weights, self.norm(x_btlw))
+            normal = self.norm(x_btlw)
+            mixed = normal.flatten(2) if self.concat else self._mixed(normal)
         else:
-            mixed = self.norm(torch.einsum("l,btlw->btw", weights, x_btlw))
-        return self.dropout(self.project(mixed))
+            mixed = self.norm(self._mixed(x_btlw))
+        return self.after(self.project(self.before(mixed)))
+
+    def _mixed(self, x_btlw: Tensor) -> Tensor:
+        return torch.einsum("l,btlw->btw", self.layer_mix.softmax(0), x_btlw)
 
 
 class Standardize(nn.Module):

@@ -178,9 +178,11 @@ class Trainer:
         self.averaged.eval()
         raw = infer(self.averaged, self.valid_rows.arrays)
         sentiment, emotions = self.truths
-        decision = Decision.fit(raw, emotions, self.recipe.emotion_fusion)
+        anchored = self.recipe.sentiment_fusion == "anchored"
+        decision = Decision.fit(raw, emotions, self.recipe.emotion_fusion, sentiment=sentiment if anchored else None)
+        predicted = decision.sentiment(raw)
         metrics = evaluate_predictions(
-            sentiment_pred=raw.sentiment,
+            sentiment_pred=predicted,
             sentiment_truth=sentiment,
             emotion_prob=decision.probabilities(raw),
             emotion_truth=emotions,
@@ -196,7 +198,7 @@ class Trainer:
             )
         values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in primary]
         score = float(np.mean(np.nan_to_num(values, nan=-10.0)))
-        errors = sentiment_error_quantiles(raw.sentiment, sentiment, raw.modalities)
+        errors = sentiment_error_quantiles(predicted, sentiment, raw.modalities)
         return Validation(metrics, decision, score, errors)
 
     def _epoch_batches(self) -> list[list[int]]:

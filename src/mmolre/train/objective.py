@@ -35,14 +35,25 @@ def sentiment_loss(prediction: Tensor, truth: Tensor) -> Tensor:
     return difference.abs().sum() / labelled.sum().clamp(min=1)
 
 
-def emotion_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Mean binary cross-entropy over the labelled cells; present iff intensity > 0. Both (B, 6), NaN = unlabelled."""
+def emotion_loss(logits: Tensor, truth: Tensor, exclusive: Tensor | None = None) -> Tensor:
+    """Mean binary cross-entropy over the labelled cells; present iff intensity > 0.
+
+    Args:
+        logits: (B, 6).
+        truth: (B, 6), NaN = unlabelled.
+        exclusive: (B,) bool, the utterances that are known to hold at most one emotion. Those of them with six labels
+            get, in each cell, a sixth of the cross-entropy of a softmax over the six logits and a 0 for none: what the
+            voice of one emotion says against the others counts, too (ours).
+    """
     labelled = ~truth.isnan()
-    cells = F.binary_cross_entropy_with_logits(logits, (truth > 0).to(logits.dtype), reduction="none")
+    there = truth > 0  # False where NaN
+    cells = F.binary_cross_entropy_with_logits(logits, there.to(logits.dtype), reduction="none")
+    if exclusive is not None:
+        one = exclusive & labelled.all(dim=1) & (there.sum(dim=1) <= 1)
+        target = torch.where(there.any(dim=1), there.to(torch.int8).argmax(dim=1), logits.shape[1])
+        among = F.cross_entropy(F.pad(logits, (0, 1)), target, reduction="none")
+        cells = torch.where(one[:, None], among[:, None] / logits.shape[1], cells)
     return torch.where(labelled, cells, 0.0).sum() / labelled.sum().clamp(min=1)
-
-
-TASK_LOSSES = {"sentiment": sentiment_loss, "emotion": emotion_loss}
 
 
 class Objective(nn.Module):
@@ -60,21 +71,24 @@ class Objective(nn.Module):
 
     def forward(self, output: Output, batch: Batch) -> Loss:
         truths = {"sentiment": batch.sentiment, "emotion": batch.emotions}
+        exclusive = self._exclusive(batch)
         parts: dict[str, Tensor] = {}
         tasks: dict[str, Tensor] = {}
         auxiliary: list[tuple[str, Tensor]] = []
         for task, weight in self.weights.items():
-            loss_of, truth = TASK_LOSSES[task], truths[task]
-            parts[task] = loss_of(output.tasks[task], truth)
+            truth = truths[task]
+            parts[task] = _task_loss(task, output.tasks[task], truth, exclusive)
             term = weight * parts[task]
             if task in self.log_variance:
                 # A batch without a label of this task says nothing of its uncertainty.
                 s = self.log_variance[task] * (~truth.isnan()).any()
                 term = torch.exp(-s) * term + s
             tasks[task] = term
-            heads = ((x, truth[rows]) for x, rows in output.unimodal[task].values())
-            # Heads without a label in the batch are no part of the mean: they would only make the others count less.
-            auxiliary += [(task, weight * loss_of(x, own)) for x, own in heads if not own.isnan().all()]
+            for x, rows in output.unimodal[task].values():
+                # A head without a label in the batch is no part of the mean: it would only make the others count less.
+                if not truth[rows].isnan().all():
+                    own = _task_loss(task, x, truth[rows], exclusive[rows])
+                    auxiliary.append((task, weight * own))
         for task, loss in auxiliary:
             tasks[task] = tasks[task] + self.recipe.unimodal * loss / len(auxiliary)
         if auxiliary:
@@ -83,3 +97,16 @@ class Objective(nn.Module):
         common = self.recipe.router_balance * output.balance
         total = torch.stack([*tasks.values(), common]).sum()
         return Loss(total, {name: part.detach() for name, part in parts.items()}, tasks, common)
+
+    def _exclusive(self, batch: Batch) -> Tensor:
+        """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``."""
+        rows = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.sentiment.device)
+        for key in self.recipe.exclusive:
+            wanted = key.split("+")
+            if set(wanted) <= set(batch.masks):  # a modality that no utterance of the batch has is not among them
+                rows |= torch.stack([mask.any(dim=1) == (m in wanted) for m, mask in batch.masks.items()]).all(dim=0)
+        return rows
+
+
+def _task_loss(task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor) -> Tensor:
+    return sentiment_loss(prediction, truth) if task == "sentiment" else emotion_loss(prediction, truth, exclusive)

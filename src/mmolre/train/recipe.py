@@ -25,6 +25,8 @@ class EncoderRecipe(_Part):
         stride: audio only: mean over this many frames (Whisper: 50 frames/s; 4 gives 12.5).
         standardize: bring each column of each layer to mean 0 and deviation 1, by figures of the training split; for
             encoders with outlier columns or layers of unequal scale (Whisper).
+        mix: ``weights`` or ``concat``: see :class:`mmolre.model.config.ModalityConfig`.
+        dropout: of the values that are projected; for small corpora.
         max_tokens: text only: cut there; the encoder's own window by default.
     """
 
@@ -32,6 +34,8 @@ class EncoderRecipe(_Part):
     layers: tuple[int, ...] = Field(default=(-1,), min_length=1)
     stride: int = Field(default=1, ge=1)
     standardize: bool = False
+    mix: Literal["weights", "concat"] = "weights"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     max_tokens: int | None = Field(default=None, ge=3)
 
 
@@ -75,6 +79,8 @@ class ObjectiveRecipe(_Part):
         balance_tasks: ``fixed``, or ``uncertainty``: learned homoscedastic weights (Kendall et al., 2018) on top.
         unimodal: weight of the mean of the auxiliary unimodal losses.
         router_balance: weight of the balance term.
+        exclusive: sets of modalities, e.g. ``[audio]``, whose utterances hold at most one emotion (acted voices): their
+            loss is a softmax over the six and none (:func:`mmolre.train.objective.emotion_loss`).
         surgery: ``none``, or ``pcgrad``: where the tasks' gradients of what they share conflict, each loses its part
             along the other (:mod:`mmolre.train.surgery`); costs a second backward pass.
     """
@@ -84,6 +90,7 @@ class ObjectiveRecipe(_Part):
     balance_tasks: Literal["fixed", "uncertainty"] = "fixed"
     unimodal: float = Field(default=0.2, ge=0)
     router_balance: float = Field(default=1e-3, ge=0)
+    exclusive: tuple[str, ...] = ()
     surgery: Literal["none", "pcgrad"] = "none"
 
 
@@ -135,6 +142,8 @@ class Recipe(_Part):
         encoders, features: the modalities; at least one in all.
         emotion_fusion: how an utterance with several modalities gets its emotions: ``fused`` by the model, ``late``
             from the modalities' own calibrated logits, or ``auto``: late where valid has no such labelled utterance.
+        sentiment_fusion: how it gets its sentiment: ``fused``, or ``anchored``: pulled toward that of the best modality
+            alone, as far as valid says (:mod:`mmolre.evaluate.anchor`); where few utterances have both.
     """
 
     name: str
@@ -144,6 +153,7 @@ class Recipe(_Part):
     objective: ObjectiveRecipe = ObjectiveRecipe()
     training: TrainingRecipe = TrainingRecipe()
     emotion_fusion: Literal["auto", "fused", "late"] = "auto"
+    sentiment_fusion: Literal["fused", "anchored"] = "fused"
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
@@ -153,11 +163,13 @@ class Recipe(_Part):
             raise ValueError("name at least one modality, under encoders or features")
         if taken := {"text", "audio"} & set(self.features):
             raise ValueError(f"features cannot be called {taken.pop()}, the name of an encoder: choose another")
-        for key in self.training.repeat:
+        sets = [("training.repeat", key) for key in self.training.repeat]
+        sets += [("objective.exclusive", key) for key in self.objective.exclusive]
+        for where, key in sets:
             parts = key.split("+")
             if not modalities >= set(parts) or modality_key(parts) != key:
                 known = modality_key(tuple(modalities))
-                raise ValueError(f"training.repeat: {key} is no set of the modalities {known}, in that order")
+                raise ValueError(f"{where}: {key} is no set of the modalities {known}, in that order")
         for key in self.training.primary:
             try:
                 direction(key)

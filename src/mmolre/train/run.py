@@ -26,7 +26,7 @@ from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
 from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
-from mmolre.train.recipe import Recipe, holds
+from mmolre.train.recipe import EncoderRecipe, Recipe, holds
 
 RECIPE_FILE = "recipe.json"
 VERSIONS_FILE = "versions.json"
@@ -74,8 +74,10 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
     for name, source in sources.items():
         if not source.width:
             raise UserError(f"no utterance has the features {name!r} of the recipe: see the manifest's .json file")
-        standardize = ({**recipe.encoders, **recipe.features})[name].standardize
-        modalities[name] = ModalityConfig(width=source.width, layers=source.n_layers, standardize=standardize)
+        part = ({**recipe.encoders, **recipe.features})[name]
+        more = {"mix": part.mix, "dropout": part.dropout} if isinstance(part, EncoderRecipe) else {}
+        shape = {"width": source.width, "layers": source.n_layers, "standardize": part.standardize}
+        modalities[name] = ModalityConfig.model_validate(shape | more)
     torch.manual_seed(recipe.seed)
     model = MMoLRE(ModelConfig(modalities=modalities, **recipe.model.model_dump()))
     for name in (name for name, modality in modalities.items() if modality.standardize):
