@@ -51,7 +51,8 @@ predictor. Expected calibration error of the emotion probabilities on each: {cal
 
 None of these corpora has emotion labels for utterances in which both the words and the voice carry the emotion. So the
 emotions of an utterance with both are the mean of the two modalities' own calibrated logits, and its thresholds the
-mean of theirs. No figure here says how good that is. The sentiment is the fused model's.
+mean of theirs. No figure here says how good that is. The sentiment is the fused model's, pulled
+part of the way toward that of the words alone, as only some hundred utterances with both were there to learn from.
 
 ## Limits
 
