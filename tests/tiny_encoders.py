@@ -48,6 +48,33 @@ def write_roberta(folder: Path, *, width: int = 16, layers: int = 2, window: int
     return folder
 
 
+def write_text_like(folder: Path, roberta: Path, kind: str, *, layers: int = 4, seed: int = 0) -> Path:
+    """A BERT or MPNet of ``layers`` layers, 16 wide, with the tokenizer of a folder of :func:`write_roberta`."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    shutil.copytree(roberta, folder)
+    (folder / "model.safetensors").unlink()
+    vocabulary = json.loads((roberta / "config.json").read_text())["vocab_size"]
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=vocabulary,
+        hidden_size=16,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=66,
+        pad_token_id=1,
+        initializer_range=0.5,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
 def write_data2vec_audio(folder: Path, *, width: int = 16, layers: int = 2, seed: int = 0) -> Path:
     """A Data2Vec-audio of ``layers`` layers over raw 16 kHz waves, 50 frames a second, with its feature extractor."""
     import torch

@@ -19,6 +19,7 @@ from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
 from mmolre.model.mmolre import MMoLRE, resolve
+from mmolre.model.upper import Upper
 
 PIPELINE_FILE = "pipeline.json"
 MODEL_FOLDER = "model"
@@ -91,6 +92,10 @@ def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] 
     model = MMoLRE.from_pretrained(folder)
     if set(model.config.modalities) != set(encoders):
         raise UserError(f"{path} does not fit the model beside it, which reads {' and '.join(model.config.modalities)}")
+    uppers: dict[str, Upper] = dict(model.uppers.items())  # type: ignore[arg-type]
+    for modality, upper in uppers.items():
+        if upper.needs_base:
+            upper.load_base(encoders[modality].whole(), frozen_only=True)  # type: ignore[union-attr]
     return Bundle(model, encoders, decision, about)
 
 

@@ -61,8 +61,10 @@ def test_trains_evaluates_and_predicts(run, path, manifest, tiny_encoders):
     features = sorted(recipe.get("features", {}))
     assert set(features) <= set(WIDTHS), "a new kind of features: give it a width here"
     smaller = {"training.epochs": 1, "training.precision": "fp32", "model.width": 16, "model.specific_rank": 4}
-    for name in recipe.get("encoders", {}):
+    for name, part in recipe.get("encoders", {}).items():
         smaller |= {f"encoders.{name}.source": tiny_encoders[name], f"encoders.{name}.layers": "[0, -1]"}
+        if "upper" in part:
+            smaller[f"encoders.{name}.upper"] = 1
     settings = [word for key, value in smaller.items() for word in ("--set", f"{key}={value}")]
     data = ("--data", manifest)
     code, _, err = run("train", path, *data, "--out", "r", "--cache", "cache", *settings)

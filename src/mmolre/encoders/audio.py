@@ -161,7 +161,8 @@ def whisper_states(encoder: Any, mel: "torch.Tensor") -> "list[torch.Tensor]":
     states = [frames + encoder.embed_positions.weight[: frames.shape[1]]]
     for layer in encoder.layers:
         states.append(layer(states[-1], None))
-    states[-1] = encoder.layer_norm(states[-1])
+    if len(encoder.layers) == encoder.config.encoder_layers:  # not cut
+        states[-1] = encoder.layer_norm(states[-1])
     return states
 
 

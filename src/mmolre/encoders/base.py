@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mmolre.data.cache import Features
+from mmolre.encoders.stack import cut
 from mmolre.encoders.weights import SOURCES, digest, locate
 from mmolre.errors import UserError
 
@@ -23,7 +24,7 @@ _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
 class Encoder(abc.ABC):
-    """A frozen pretrained encoder. Costs nothing until it first encodes: its weights are loaded only then.
+    """A pretrained encoder, frozen. Costs nothing until it first encodes: its weights are loaded only then.
 
     Args:
         source: a role (``mmolre encoders list``), a folder, or an id of the model hub (``id@revision`` too).
@@ -55,12 +56,24 @@ class Encoder(abc.ABC):
     @cached_property
     def module(self) -> "torch.nn.Module":
         """The torch module, in eval mode on :attr:`device`; loaded on first use."""
-        return self._load_model().to(self.device).eval()
+        model = self._load_model()
+        if min(self.layers) >= 0:
+            cut(model, max(self.layers))
+        return model.to(self.device).eval()
+
+    def whole(self) -> "torch.nn.Module":
+        """The encoder with all its layers, loaded anew at each call, on the CPU: what an adapted one starts from."""
+        return self._load_model()
 
     @property
     def spec(self) -> dict[str, Any]:
         """What :func:`mmolre.encoders.from_spec` needs to build this encoder again; JSON-able."""
         return {"modality": self.modality, "source": self.source, "layers": list(self.layers), **self._options}
+
+    @property
+    def config(self) -> Any:
+        """The encoder's configuration in transformers' words."""
+        return self._config
 
     @property
     def n_layers(self) -> int:

@@ -5,11 +5,18 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from mmolre.data.cache import Features
 from mmolre.encoders.base import Encoder, to_float16
+from mmolre.encoders.stack import skeleton
 from mmolre.errors import UserError
 
 _BATCH_TOKENS = 4096  # padding included; larger batches are no faster on a CPU and need more memory
+
+
+ID_BASE = 2048
+"""A token's id is kept as two digits to this base: float16 holds integers exactly up to it, and no further."""
 
 
 class TextError(UserError):
@@ -23,19 +30,30 @@ class TextEncoder(Encoder):
         source, layers, device: as for :class:`~mmolre.encoders.base.Encoder`.
         max_tokens: cut texts at so many tokens, special ones included; by default, and at most, at the model's window
             (512 for BERT and RoBERTa).
+        tokens: stop before the embeddings: the features are the tokens' ids, (T, 1, 2) digits to the base
+            :data:`ID_BASE`; ``layers`` then means nothing. For an encoder that adapts as a whole.
     """
 
     modality = "text"
 
-    def __init__(self, source: str, layers: Sequence[int] = (-1,), max_tokens: int | None = None, device: str = "cpu"):
+    def __init__(
+        self,
+        source: str,
+        layers: Sequence[int] = (-1,),
+        max_tokens: int | None = None,
+        tokens: bool = False,
+        device: str = "cpu",
+    ):
         super().__init__(source, layers, device)
         if max_tokens is not None and max_tokens < 3:
             raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, two of them for special tokens")
         self.max_tokens = max_tokens
+        self.tokens = tokens
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"max_tokens": self.max_tokens}
+        options: dict[str, Any] = {"max_tokens": self.max_tokens}
+        return options | ({"tokens": True} if self.tokens else {})
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -51,7 +69,8 @@ class TextEncoder(Encoder):
         limits = [self.tokenizer.model_max_length]
         if self.max_tokens is not None:
             limits.append(self.max_tokens)
-        embeddings = getattr(self.module, "embeddings", None)
+        model = skeleton(self.config) if self.tokens else self.module
+        embeddings = getattr(model, "embeddings", None)
         positions = getattr(embeddings, "position_embeddings", None)
         if positions is not None:
             # RoBERTa and its kin count positions from padding_idx + 1, so their first ones are never used.
@@ -95,6 +114,8 @@ class TextEncoder(Encoder):
             for i, tokens in zip(long, cut, strict=True):
                 ids[i] = tokens
         truncated = set(long)
+        if self.tokens:
+            return [Features(_digits(tokens), i in truncated) for i, tokens in enumerate(ids)]
         done: dict[int, Features] = {}
         for batch in _batches([len(tokens) for tokens in ids]):
             for i, values in zip(batch, self._encode_batch([ids[i] for i in batch]), strict=True):
@@ -118,6 +139,10 @@ class TextEncoder(Encoder):
             values = to_float16(self._choose(states))
         for row, length in enumerate(lengths):
             yield values[row, :length].copy()
+
+
+def _digits(ids: list[int]) -> np.ndarray:
+    return np.stack(np.divmod(np.array(ids), ID_BASE), axis=1)[:, None].astype(np.float16)
 
 
 def _batches(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -1,6 +1,6 @@
 """The shape of an MMoLRE model, as it is written to and read from ``config.json``."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,6 +8,55 @@ from mmolre.schema import EMOTIONS, TASKS
 
 TASK_OUTPUTS = {"sentiment": 1, "emotion": len(EMOTIONS)}
 """Outputs per task: one regression value; six logits in the order of :data:`mmolre.schema.EMOTIONS`."""
+
+
+class LoraConfig(BaseModel):
+    """Low-rank adapters beside the layers' products (LoRA; Hu et al., ICLR 2022).
+
+    Attributes:
+        rank, alpha: the adapter adds alpha / rank times a product of that rank.
+        dropout: on the adapter's input.
+        targets: names of the linear parts that get one, e.g. ``query``; ``all`` alone for every one; by default the
+            attention's query and value.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[str, ...] = ()
+
+
+class AdaptedConfig(BaseModel):
+    """Upper layers of an encoder that are a part of the model (:mod:`mmolre.model.upper`).
+
+    Attributes:
+        config: the encoder's configuration, as transformers writes it.
+        first: the hidden state that enters the lowest of them; 0 is what enters the encoder's first layer.
+        states: which hidden states go on into the model, counted likewise.
+        tokens: whether the features are token ids, whose embeddings are run here too.
+        embeddings: whether these learn.
+        lora: low-rank adapters learn and nothing else of the encoder; ``None``: the layers themselves do.
+        stride: mean over so many positions of what leaves the layers.
+        checkpointing: run each layer a second time in the backward pass, instead of keeping what it computed.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    config: dict[str, Any]
+    first: int = Field(ge=0)
+    states: tuple[int, ...] = Field(min_length=1)
+    tokens: bool = False
+    embeddings: bool = False
+    lora: LoraConfig | None = None
+    stride: int = Field(default=1, ge=1)
+    checkpointing: bool = False
+
+    @property
+    def given(self) -> tuple[int, ...]:
+        """The hidden states that the features hold: those below that are wanted, and ``first``."""
+        return tuple(sorted({state for state in self.states if state < self.first} | {self.first}))
 
 
 class ModalityConfig(BaseModel):
@@ -21,6 +70,8 @@ class ModalityConfig(BaseModel):
         mix: how several layers become one: ``weights`` (a learned softmax weight per layer, then one projection) or
             ``concat`` (a projection for each layer, summed: a layer may give other things than its neighbours).
         dropout: of the values that are projected.
+        adapted: the encoder's upper layers, where they learn with the model; ``width`` and ``layers`` are then of what
+            leaves them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,6 +81,7 @@ class ModalityConfig(BaseModel):
     standardize: bool = False
     mix: Literal["weights", "concat"] = "weights"
     dropout: float = Field(default=0, ge=0, lt=1)
+    adapted: AdaptedConfig | None = None
 
 
 class ModelConfig(BaseModel):

@@ -15,6 +15,7 @@ from mmolre.model.config import TASK_OUTPUTS, ModelConfig
 from mmolre.model.fusion import Sequence, TaskFusion
 from mmolre.model.inputs import InputProjection
 from mmolre.model.unitse import Routing, UniTSE
+from mmolre.model.upper import Upper, load_saved, saved_state
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -63,6 +64,7 @@ class MMoLRE(nn.Module):
         super().__init__()
         self.config = config
         names, width = config.modalities, config.width
+        self.uppers = nn.ModuleDict({m: Upper(c.adapted) for m, c in names.items() if c.adapted})
         self.inputs = nn.ModuleDict({m: InputProjection(c, width, config.dropout) for m, c in names.items()})
         trunk = {"unitse": UniTSE, "ple": PLE}[config.trunk]
         self.unitse = nn.ModuleDict({m: trunk(config) for m in names})
@@ -84,7 +86,8 @@ class MMoLRE(nn.Module):
         """Predict.
 
         Args:
-            features: modality -> (B, T_m, L_m, width_m) float. What stands at padding is never read.
+            features: modality -> (B, T_m, L_m, width_m) float; of an encoder that adapts, what enters
+                :class:`~mmolre.model.upper.Upper`. What stands at padding is never read.
             masks: modality -> (B, T_m) bool, True at real positions. A row without any True is an absent modality.
 
         Raises:
@@ -112,6 +115,8 @@ class MMoLRE(nn.Module):
             mask = masks[name][rows]
             # Padding may hold anything, NaN included: it must not reach a product.
             x = features[name][rows].masked_fill(~mask[..., None, None], 0.0)
+            if name in self.uppers:
+                x, mask = self.uppers[name](x, mask)
             extracted, gates, balance = self.unitse[name](self.inputs[name](x), mask)
             balances.append(balance)
             for b, block in enumerate(gates):
@@ -147,15 +152,18 @@ class MMoLRE(nn.Module):
         return Sequence(values.index_copy(0, rows, x), full_mask.index_copy(0, rows, mask), present)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (optionally in another dtype, e.g. float16) into a folder."""
+        """Write ``config.json`` and ``model.safetensors`` (optionally in another dtype, e.g. float16) into a folder.
+
+        Of an encoder that adapts, only what has learned is written, always as float16.
+        """
         from safetensors.torch import save
 
         folder = Path(folder)
         parameters = dict(self.named_parameters())  # buffers keep their own: a mean may be beyond float16's range
-        state = {
-            name: t.detach().to(dtype if dtype and name in parameters else t.dtype).contiguous().cpu()
-            for name, t in self.state_dict().items()
-        }
+        state = {}
+        for name, tensor in saved_state(self).items():
+            kept = torch.float16 if name.startswith("uppers.") else dtype
+            state[name] = tensor.detach().to(kept if kept and name in parameters else tensor.dtype).contiguous().cpu()
         with replacing(folder / WEIGHTS_FILE) as beside:
             # Written by Python: safetensors' own writer reports a full disk by an error of its own, without a code.
             beside.write_bytes(save(state))
@@ -164,6 +172,9 @@ class MMoLRE(nn.Module):
     @classmethod
     def from_pretrained(cls, name: Path | str) -> Self:
         """Load a model from a folder, or by its id from the model hub. Weights become float32.
+
+        What does not learn of an encoder that adapts is still to be brought by ``Upper.load_base``
+        (:func:`mmolre.bundle.load_bundle` does).
 
         Raises:
             UserError: nothing there, or the two files do not fit each other.
@@ -180,7 +191,7 @@ class MMoLRE(nn.Module):
             raise UserError(f"{folder / CONFIG_FILE}: {where}: {first['msg']}") from None
         model = cls(config)
         try:
-            model.load_state_dict({k: v.float() for k, v in state.items()})
+            load_saved(model, {k: v.float() for k, v in state.items()})
         except RuntimeError as error:
             line = " ".join(str(error).split())
             raise UserError(f"{folder / WEIGHTS_FILE} does not fit {CONFIG_FILE}: {line[:300]}") from None
@@ -188,7 +199,8 @@ class MMoLRE(nn.Module):
 
     def parameters_by_part(self) -> dict[str, int]:
         """Trainable parameters per part of the model, e.g. for a table."""
-        return {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+        parts = self.named_children()
+        return {name: sum(p.numel() for p in part.parameters() if p.requires_grad) for name, part in parts}
 
 
 def resolve(name: Path | str) -> Path:

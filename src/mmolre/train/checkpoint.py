@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from mmolre.errors import UserError
 from mmolre.files import replacing
+from mmolre.model.upper import load_saved, saved_state
 
 
 def save_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: dict[str, Any]
 ) -> None:
     """Write the modules' and the optimizer's tensors and ``state`` (JSON-able), whole or not at all.
+
+    What does not learn of a pretrained encoder is left out.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; the old checkpoint is then as it was.
@@ -23,7 +26,7 @@ def save_checkpoint(
 
     tensors: dict[str, Tensor] = {}
     for prefix, module in modules.items():
-        tensors |= {f"{prefix}.{name}": t for name, t in module.state_dict().items()}
+        tensors |= {f"{prefix}.{name}": t for name, t in saved_state(module).items()}
     for index, slots in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": torch.as_tensor(value) for slot, value in slots.items()}
     contiguous = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
@@ -46,7 +49,7 @@ def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         for prefix, module in modules.items():
             start = f"{prefix}."
-            module.load_state_dict({n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)})
+            load_saved(module, {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)})
         slots: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             if name.startswith("optimizer."):

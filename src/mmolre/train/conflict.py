@@ -40,7 +40,7 @@ def measure(model: nn.Module, losses: Mapping[str, Tensor]) -> dict[str, dict[st
         layer (and :data:`ALL`) -> ``cosine`` in [-1, 1], and each task's norm. Layers that only one task reaches are
         not in it; nothing is where the batch has no label of a task.
     """
-    named = [(name, p) for name, p in model.named_parameters() if not name.startswith(_UNSHARED)]
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and not name.startswith(_UNSHARED)]
     gradients = task_gradients(losses, [p for _, p in named])
     layers: dict[str, list[tuple[Tensor, ...]]] = {}
     for (name, _), pair in zip(named, zip(*gradients.values(), strict=True), strict=True):

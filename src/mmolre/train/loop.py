@@ -28,6 +28,7 @@ from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
 from mmolre.train import conflict, surgery
+from mmolre.train.adaptation import parameter_groups
 from mmolre.train.checkpoint import load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
 from mmolre.train.recipe import Recipe
@@ -96,10 +97,9 @@ class Trainer:
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
         self.device = next(model.parameters()).device
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
-        self.averaged = copy.deepcopy(model).eval() if recipe.training.ema else model
-        self.optimizer = torch.optim.AdamW(
-            _parameter_groups([model, self.objective], recipe.training.weight_decay), lr=0.0
-        )
+        self.averaged = _copy_of(model).eval() if recipe.training.ema else model
+        rates = {m: part.learning_rate or recipe.training.encoder_learning_rate for m, part in recipe.encoders.items()}
+        self.optimizer = torch.optim.AdamW(parameter_groups([model, self.objective], recipe.training, rates), lr=0.0)
         # What one epoch goes through: indices of the training rows, some of them several times.
         repeat = recipe.training.repeat
         self.visits = [i for i, x in enumerate(train.arrays) for _ in range(repeat.get(modality_key(tuple(x)), 1))]
@@ -209,39 +209,54 @@ class Trainer:
     def _step(self, rows: list[int], total_steps: int) -> dict[str, float]:
         settings, step = self.recipe.training, self.state["step"]
         torch.manual_seed(_mix(self.recipe.seed, step, 2))
-        rate = settings.learning_rate * schedule(step, total_steps, settings.warmup)
+        factor = schedule(step, total_steps, settings.warmup)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        batch = collate([self.train_rows.utterances[i] for i in rows], [self.train_rows.arrays[i] for i in rows])
-        batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss = self.objective(self.model(batch.features, batch.masks), batch)
-        total = loss.total.item()
-        if not math.isfinite(total):
-            self._stop_at_nan(batch, {name: part.item() for name, part in loss.parts.items()})
-        if settings.conflict_every and step % settings.conflict_every == 0 and len(loss.tasks) > 1:
-            self._log(event="conflict", step=step, layers=conflict.measure(self.model, loss.tasks))
+            group["lr"] = group["peak"] * factor
         self.optimizer.zero_grad(set_to_none=True)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if self.recipe.objective.surgery == "pcgrad":
-            surgery.backward(loss.tasks, loss.common, parameters)
-        else:
-            loss.total.backward()
+        losses: dict[str, float] = {}
+        size = math.ceil(len(rows) / settings.accumulate)
+        for i in range(0, len(rows), size):
+            part = rows[i : i + size]
+            found = self._backward(part, parameters, share=len(part) / len(rows), first=i == 0)
+            for name, value in found.items():
+                losses[name] = losses.get(name, 0.0) + value
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip).item()
         if not math.isfinite(norm):  # a finite loss may still have a gradient that would spoil every weight
-            self._stop_at_nan(batch, {"gradient norm": norm})
+            self._stop_at_nan([self.train_rows.utterances[i].id for i in rows], {"gradient norm": norm})
         self.optimizer.step()
         if self.averaged is not self.model:
             # Young averages follow quickly, so that short runs are not dominated by the initial weights.
             decay = min(settings.ema, (1 + step) / (10 + step))
             with torch.no_grad():
                 for average, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-                    average.lerp_(current, 1 - decay)
-        return {"loss": total} | {name: part.item() for name, part in loss.parts.items()}
+                    if current.requires_grad:
+                        average.lerp_(current, 1 - decay)
+        return losses
 
-    def _stop_at_nan(self, batch: Batch, parts: dict[str, float]) -> None:
-        names = ", ".join(batch.ids[:8]) + (", …" if len(batch.ids) > 8 else "")
-        self._log(event="nan", epoch=self.state["epoch"] + 1, step=self.state["step"], ids=batch.ids)
+    def _backward(
+        self, rows: list[int], parameters: list[torch.nn.Parameter], *, share: float, first: bool
+    ) -> dict[str, float]:
+        """Add the gradient of ``share`` times the loss of these rows; returns the losses times ``share``."""
+        settings, step = self.recipe.training, self.state["step"]
+        batch = collate([self.train_rows.utterances[i] for i in rows], [self.train_rows.arrays[i] for i in rows])
+        batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            loss = self.objective(self.model(batch.features, batch.masks), batch)
+        losses = {"loss": loss.total.item()} | {name: part.item() for name, part in loss.parts.items()}
+        if not math.isfinite(losses["loss"]):
+            self._stop_at_nan(batch.ids, {name: losses[name] for name in loss.parts})
+        if first and settings.conflict_every and step % settings.conflict_every == 0 and len(loss.tasks) > 1:
+            self._log(event="conflict", step=step, layers=conflict.measure(self.model, loss.tasks))
+        if self.recipe.objective.surgery == "pcgrad":
+            surgery.backward(loss.tasks, loss.common, parameters)
+        else:
+            (share * loss.total).backward()
+        return {name: share * value for name, value in losses.items()}
+
+    def _stop_at_nan(self, ids: list[str], parts: dict[str, float]) -> None:
+        names = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")
+        self._log(event="nan", epoch=self.state["epoch"] + 1, step=self.state["step"], ids=ids)
         raise UserError(
             f"the loss or its gradient is not finite at epoch {self.state['epoch'] + 1}, step {self.state['step']} "
             f"({parts}), in the batch of utterances {names}; the last good checkpoint in {self.out} is kept. "
@@ -320,13 +335,9 @@ def drop_modalities(batch: Batch, chance: float) -> Batch:
     return batch._replace(masks=masks)
 
 
-def _parameter_groups(modules: list[torch.nn.Module], weight_decay: float) -> list[dict[str, Any]]:
-    """Weights of products decay; biases, norms, placeholders and mixing weights do not."""
-    decays: dict[bool, list[torch.nn.Parameter]] = {True: [], False: []}
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            decays[parameter.ndim > 1 and name.rpartition(".")[2].startswith("weight")].append(parameter)
-    return [{"params": decays[True], "weight_decay": weight_decay}, {"params": decays[False], "weight_decay": 0.0}]
+def _copy_of(model: MMoLRE) -> MMoLRE:
+    """A copy to be averaged; what does not learn is not held twice."""
+    return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
 
 
 def _data_digest(train: Rows, valid: Rows) -> str:

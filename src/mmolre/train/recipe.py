@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mmolre.errors import UserError
 from mmolre.evaluate.report import direction
 from mmolre.evaluate.thresholds import modality_key
-from mmolre.model.config import ModelConfig
+from mmolre.model.config import LoraConfig, ModelConfig
 
 
 class _Part(BaseModel):
@@ -17,7 +17,7 @@ class _Part(BaseModel):
 
 
 class EncoderRecipe(_Part):
-    """One modality's frozen encoder.
+    """One modality's encoder.
 
     Attributes:
         source: a role of ``mmolre encoders list``, a folder, or an id of the model hub.
@@ -28,6 +28,13 @@ class EncoderRecipe(_Part):
         mix: ``weights`` or ``concat``: see :class:`mmolre.model.config.ModalityConfig`.
         dropout: of the values that are projected; for small corpora.
         max_tokens: text only: cut there; the encoder's own window by default.
+        adapt: ``frozen``; ``full``: its upper layers learn with the model; ``lora``: low-rank adapters in them do. What
+            leaves the layers below is computed once and kept.
+        upper: how many of its layers adapt, counted from the top; all by default.
+        embeddings: whether the embeddings of a text encoder learn too; by default where all layers do, in full.
+        lora: see :class:`mmolre.model.config.LoraConfig`.
+        learning_rate: of what adapts, instead of ``training.encoder_learning_rate``.
+        checkpointing: run adapted layers twice instead of keeping what they computed: less memory, a third more time.
     """
 
     source: str
@@ -37,6 +44,20 @@ class EncoderRecipe(_Part):
     mix: Literal["weights", "concat"] = "weights"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     max_tokens: int | None = Field(default=None, ge=3)
+    adapt: Literal["frozen", "lora", "full"] = "frozen"
+    upper: int | None = Field(default=None, ge=1)
+    embeddings: bool | None = None
+    lora: LoraConfig = LoraConfig()
+    learning_rate: float | None = Field(default=None, gt=0)
+    checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _adapts(self) -> Self:
+        if self.adapt == "frozen" and not self.model_fields_set.isdisjoint(("upper", "embeddings", "learning_rate")):
+            raise ValueError("upper, embeddings and learning_rate need adapt: full or adapt: lora")
+        if self.embeddings and (self.adapt == "lora" or self.upper is not None):
+            raise ValueError("embeddings learn only with adapt: full and without upper, which is when all layers do")
+        return self
 
 
 class FeaturesRecipe(_Part):
@@ -101,6 +122,10 @@ class TrainingRecipe(_Part):
         epochs: at most.
         batch_size: utterances.
         learning_rate: AdamW's peak, after a linear warm-up over ``warmup`` (fraction of all steps), then cosine to 0.
+        encoder_learning_rate: the peak for what adapts of encoders; the same schedule.
+        layer_decay: each layer of an encoder learns at this fraction of the rate of the one above it.
+        accumulate: go through a batch in so many parts, one after the other: less memory, the same step but for
+            rounding and what is a mean over a part.
         clip: gradient norm.
         ema: decay of the averaged weights that are validated and saved; 0 for none.
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
@@ -119,7 +144,10 @@ class TrainingRecipe(_Part):
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
+    encoder_learning_rate: float = Field(default=5e-5, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
+    accumulate: int = Field(default=1, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
@@ -163,6 +191,8 @@ class Recipe(_Part):
             raise ValueError("name at least one modality, under encoders or features")
         if taken := {"text", "audio"} & set(self.features):
             raise ValueError(f"features cannot be called {taken.pop()}, the name of an encoder: choose another")
+        if self.training.accumulate > 1 and self.objective.surgery != "none":
+            raise ValueError("training.accumulate does not go with objective.surgery")
         sets = [("training.repeat", key) for key in self.training.repeat]
         sets += [("objective.exclusive", key) for key in self.objective.exclusive]
         for where, key in sets:

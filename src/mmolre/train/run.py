@@ -16,15 +16,16 @@ from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, Source, build_dataset
 from mmolre.data.manifest import read_manifests
 from mmolre.data.readymade import ReadyMade
-from mmolre.encoders.audio import AudioEncoder
+from mmolre.encoders.base import Encoder
 from mmolre.encoders.extract import Progress as EncodingProgress
-from mmolre.encoders.text import TextEncoder
 from mmolre.errors import UserError
 from mmolre.evaluate.report import write_metrics
 from mmolre.files import write_text
 from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.model.mmolre import MMoLRE
+from mmolre.model.upper import Upper
 from mmolre.schema import Utterance
+from mmolre.train.adaptation import adapted, make_encoder, states_of
 from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
 from mmolre.train.recipe import EncoderRecipe, Recipe, holds
 
@@ -57,10 +58,7 @@ def make_sources(recipe: Recipe, device: str = "cpu") -> dict[str, Source]:
     """
     made: dict[str, Source] = {}
     for modality, part in sorted(recipe.encoders.items(), reverse=True):
-        if modality == "text":
-            made[modality] = TextEncoder(part.source, part.layers, part.max_tokens, device)
-        else:
-            made[modality] = AudioEncoder(part.source, part.layers, part.stride, device)
+        made[modality] = make_encoder(modality, part, device)
     return made | {name: ReadyMade(name, part.stride) for name, part in sorted(recipe.features.items())}
 
 
@@ -74,14 +72,22 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
     for name, source in sources.items():
         if not source.width:
             raise UserError(f"no utterance has the features {name!r} of the recipe: see the manifest's .json file")
-        part = ({**recipe.encoders, **recipe.features})[name]
-        more = {"mix": part.mix, "dropout": part.dropout} if isinstance(part, EncoderRecipe) else {}
+        part = {**recipe.encoders, **recipe.features}[name]
         shape = {"width": source.width, "layers": source.n_layers, "standardize": part.standardize}
-        modalities[name] = ModalityConfig.model_validate(shape | more)
+        if isinstance(part, EncoderRecipe) and isinstance(source, Encoder):
+            shape |= {"mix": part.mix, "dropout": part.dropout}
+            if upper := adapted(part, source):
+                shape |= {"layers": len(upper.states), "adapted": upper}
+        modalities[name] = ModalityConfig.model_validate(shape)
     torch.manual_seed(recipe.seed)
     model = MMoLRE(ModelConfig(modalities=modalities, **recipe.model.model_dump()))
+    uppers: dict[str, Upper] = dict(model.uppers.items())  # type: ignore[arg-type]
+    for name, upper in uppers.items():
+        upper.load_base(sources[name].whole())  # type: ignore[union-attr]
     for name in (name for name, modality in modalities.items() if modality.standardize):
         values = [x[name] for x in train_rows.arrays if name in x]
+        if name in uppers:
+            values = list(states_of(uppers[name], values))
         bad, total = sum(int((~np.isfinite(x)).sum()) for x in values), sum(x.size for x in values)
         if bad:
             warnings.warn(

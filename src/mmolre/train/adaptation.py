@@ -1,0 +1,116 @@
+"""From a recipe's word on adapting an encoder to what is stored of it and what is run in the model."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmolre.data.batching import collate
+from mmolre.encoders.audio import AudioEncoder
+from mmolre.encoders.base import Encoder
+from mmolre.encoders.text import TextEncoder
+from mmolre.errors import UserError
+from mmolre.model.config import AdaptedConfig
+from mmolre.model.upper import Upper
+from mmolre.schema import Utterance
+from mmolre.train.recipe import EncoderRecipe
+
+FITTED = 1024
+"""Utterances from which the standardisation of an adapted encoder's states is fitted."""
+
+
+def adapted(part: EncoderRecipe, encoder: Encoder) -> AdaptedConfig | None:
+    """What of the encoder runs in the model; ``None`` where it is frozen.
+
+    Args:
+        encoder: any of the recipe's source; only its configuration is read.
+
+    Raises:
+        UserError: no such layers; a kind of encoder that cannot be adapted.
+    """
+    if part.adapt == "frozen":
+        return None
+    config = encoder.config
+    count = int(config.num_hidden_layers)
+    upper = count if part.upper is None else part.upper
+    if upper > count:
+        raise UserError(f"encoder {part.source!r} has {count} layers, so its upper {upper} cannot adapt")
+    states = []
+    for layer in part.layers:
+        if not -count - 1 <= layer <= count:
+            raise UserError(f"encoder {part.source!r} has no layer {layer}: it has 0 to {count} (or -1 for the last)")
+        states.append(layer % (count + 1))
+    if max(states) <= count - upper:
+        raise UserError(f"encoder {part.source!r}: none of the layers {list(part.layers)} is above what is frozen")
+    whole = encoder.modality == "text" and upper == count
+    return AdaptedConfig(
+        # The precision of the files is no part of it: everything is float32 here.
+        config={key: value for key, value in config.to_dict().items() if key not in ("dtype", "torch_dtype")},
+        first=count - upper,
+        states=tuple(states),
+        tokens=whole,
+        embeddings=whole and part.adapt == "full" and part.embeddings is not False,
+        lora=part.lora if part.adapt == "lora" else None,
+        stride=part.stride,
+        checkpointing=part.checkpointing,
+    )
+
+
+def make_encoder(modality: str, part: EncoderRecipe, device: str) -> Encoder:
+    """The encoder that makes the features: the recipe's layers, or what enters the layers that adapt."""
+    encoder = _encoder(modality, part, part.layers, part.stride, False, device)
+    config = adapted(part, encoder)
+    if config is None:
+        return encoder
+    return _encoder(modality, part, config.given, 1, config.tokens, device)
+
+
+def _encoder(
+    modality: str, part: EncoderRecipe, layers: tuple[int, ...], stride: int, tokens: bool, device: str
+) -> Encoder:
+    if modality == "text":
+        return TextEncoder(part.source, layers, part.max_tokens, tokens, device)
+    return AudioEncoder(part.source, layers, stride, device)
+
+
+@torch.no_grad()
+def states_of(upper: Upper, arrays: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """What leaves the layers at the start, (T, L, width) per array, for up to :data:`FITTED` of them."""
+    upper.eval()
+    for i in range(0, len(arrays), max(1, len(arrays) // FITTED)):
+        batch = collate([Utterance("")], [{"x": arrays[i]}])
+        states, mask = upper(batch.features["x"], batch.masks["x"])
+        yield states[mask].numpy()
+    upper.train()
+
+
+def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[str, float]) -> list[dict[str, Any]]:
+    """What learns, in groups of one weight decay and one peak learning rate each, for AdamW.
+
+    Weights of products decay; biases, norms, placeholders and mixing weights do not.
+
+    Args:
+        modules: the model first.
+        training: the recipe's ``training``.
+        rates: modality -> the learning rate of the top layer of its encoder.
+
+    Returns:
+        Groups with ``params``, ``weight_decay`` and ``peak``; no group is empty.
+    """
+    groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            peak = training.learning_rate
+            if name.startswith("uppers."):
+                _, modality, inner = name.split(".", 2)
+                upper: Upper = module.uppers[modality]  # type: ignore[assignment, index, union-attr]
+                peak = rates[modality] * training.layer_decay ** upper.depth(inner)
+            decays = parameter.ndim > 1 and name.rpartition(".")[2].startswith("weight")
+            groups.setdefault((decays, peak), []).append(parameter)
+    return [
+        {"params": parameters, "weight_decay": training.weight_decay if decays else 0.0, "peak": peak}
+        for (decays, peak), parameters in groups.items()
+    ]

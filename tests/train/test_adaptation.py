@@ -1,0 +1,189 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmolre import MMoLRE, UserError
+from mmolre.bundle import load_bundle
+from mmolre.data.cache import FeatureCache
+from mmolre.evaluate.run import evaluate
+from mmolre.predictor import Predictor
+from mmolre.train.adaptation import parameter_groups
+from mmolre.train.loop import InterruptedRunError, Rows, Trainer
+from mmolre.train.recipe import Recipe
+from mmolre.train.run import Callbacks, make_model, make_sources, train
+from tiny_corpus import corpus_recipe
+from tiny_runs import tiny_config, tiny_recipe, tiny_rows
+
+WAYS = {
+    "full": {"text": {"adapt": "full", "layers": [-1, 0]}, "audio": {"adapt": "full", "upper": 1, "standardize": True}},
+    "lora": {"text": {"adapt": "lora", "upper": 1}, "audio": {"adapt": "lora", "lora": {"rank": 2}, "layers": [-1]}},
+}
+
+
+def adapting(encoders, way: str, **training) -> Recipe:
+    content = corpus_recipe(encoders, encoder_learning_rate=1e-3, layer_decay=0.9, **training).model_dump()
+    for modality, options in WAYS[way].items():
+        kept = {key: content["encoders"][modality][key] for key in ("source", "layers", "stride", "max_tokens")}
+        content["encoders"][modality] = kept | options
+    return Recipe.model_validate(content)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FeatureCache:
+    return FeatureCache(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module", params=WAYS)
+def run(request, tmp_path_factory, tiny_encoders, tiny_corpus, cache):
+    """A finished run of each way, with its recipe."""
+    recipe = adapting(tiny_encoders, request.param)
+    return recipe, train(recipe, [tiny_corpus], tmp_path_factory.mktemp("run") / "run", cache=cache)
+
+
+def test_the_encoders_learned(run, tiny_encoders):
+    recipe, result = run
+    bundle = load_bundle(result.folder)
+    start = make_model(recipe.model_copy(update={"encoders": {
+        m: part.model_copy(update={"standardize": False}) for m, part in recipe.encoders.items()
+    }}), make_sources(recipe), Rows([], []))  # fmt: skip
+    for modality in ("text", "audio"):
+        ours, theirs = bundle.model.uppers[modality], dict(start.uppers[modality].named_parameters())
+        moved = {n: (p - theirs[n]).abs().max().item() > 2e-4 for n, p in ours.named_parameters()}
+        assert any(moved.values())
+        assert not any(moved[n] for n, p in ours.named_parameters() if not p.requires_grad)
+
+
+def test_what_is_saved(run):
+    from safetensors import safe_open
+
+    recipe, result = run
+    for path in (result.folder / "last.safetensors", result.folder / "model" / "model.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            of_encoders = {n: file.get_tensor(n) for n in file.keys() if "uppers." in n}  # noqa: SIM118
+        assert of_encoders
+        if path.parent.name == "model":
+            assert {t.dtype for t in of_encoders.values()} == {torch.float16}
+        if recipe.encoders["text"].adapt == "lora":
+            assert all("lora_" in name or name.startswith("optimizer.") for name in of_encoders)
+
+
+def test_stopped_and_resumed(run, tiny_corpus, cache, tmp_path):
+    recipe, result = run
+    answers = iter([False, True])
+    stop = Callbacks(should_stop=lambda: next(answers))
+    with pytest.raises(InterruptedRunError):
+        train(recipe, [tiny_corpus], tmp_path, cache=cache, callbacks=stop)
+    train(recipe, [tiny_corpus], tmp_path, cache=cache)
+    for name in ("model/model.safetensors", "model/pipeline.json", "metrics-valid.json"):
+        assert (tmp_path / name).read_bytes() == (result.folder / name).read_bytes(), name
+
+
+def test_evaluating_valid_repeats_the_validation(run, tiny_corpus):
+    _, result = run
+    kept = json.loads((result.folder / "metrics-valid.json").read_text())
+    found = evaluate(load_bundle(result.folder), [tiny_corpus], "valid")
+    assert found.metrics["sentiment"]["mae"] == pytest.approx(kept["sentiment"]["mae"], abs=5e-3)  # float16 weights
+
+
+def test_predictions_are_the_same_alone_and_together(run):
+    from mmolre.schema import Utterance
+
+    _, result = run
+    predictor = Predictor(load_bundle(result.folder))
+    texts = ["i love this movie", "so bad", "it was not very good and i hate it a lot"]
+    together = list(predictor.predict_many([Utterance(str(i), text) for i, text in enumerate(texts)]))
+    for text, among in zip(texts, together, strict=True):
+        alone = predictor.predict(text=text)
+        assert alone.sentiment == pytest.approx(among.sentiment, abs=2e-4)
+        assert alone.emotions == pytest.approx(among.emotions, abs=2e-4)
+
+
+def test_saved_again_it_is_the_same(run, tmp_path):
+    from mmolre.bundle import save_bundle
+
+    _, result = run
+    bundle = load_bundle(result.folder)
+    save_bundle(tmp_path / "again", bundle.model, bundle.encoders, bundle.decision, bundle.about)
+    again = load_bundle(tmp_path / "again")
+    first, second = (Predictor(b).predict(text="i love this movie") for b in (bundle, again))
+    assert first == second
+
+
+def test_accumulated_steps_are_the_same_steps(tmp_path):
+    """In a model without dropout, where the loss is a mean over utterances that all have both labels."""
+    found = []
+    for parts in (1, 3):
+        out = tmp_path / str(parts)
+        out.mkdir()
+        objective = {"objective": {"router_balance": 0.0}}
+        recipe = tiny_recipe(accumulate=parts, modality_dropout=0.0, epochs=1, more=objective)
+        torch.manual_seed(0)
+        model = MMoLRE(tiny_config(dropout=0.0, width=16))
+        Trainer(recipe, model, tiny_rows(24), tiny_rows(8, 1), out, save_best=lambda *_: None).run()
+        found.append((model.state_dict(), json.loads((out / "log.jsonl").read_text().splitlines()[-1])))
+    (one, log), (three, log_of_three) = found
+    assert all(torch.allclose(one[n], three[n], atol=2e-4) for n in one)
+    assert log["train"]["loss"] == pytest.approx(log_of_three["train"]["loss"], rel=1e-4)
+
+
+def test_learning_rates(tiny_encoders):
+    recipe = adapting(tiny_encoders, "full")
+    encoder = recipe.encoders["text"].model_copy(update={"standardize": False})
+    recipe = recipe.model_copy(update={"encoders": {"text": encoder}})
+    model = make_model(recipe, make_sources(recipe), Rows([], []))
+    groups = parameter_groups([model], recipe.training, {"text": 1e-3})
+    peak = {id(p): group["peak"] for group in groups for p in group["params"]}
+    of = {name: peak[id(p)] for name, p in model.named_parameters()}
+    assert {v for n, v in of.items() if not n.startswith("uppers.")} == {recipe.training.learning_rate}
+    assert {v for n, v in of.items() if n.startswith("uppers.text.layers.1.")} == {1e-3}
+    assert {v for n, v in of.items() if n.startswith("uppers.text.layers.0.")} == {1e-3 * 0.9}
+    assert {v for n, v in of.items() if n.startswith("uppers.text.embeddings.")} == {1e-3 * 0.9**2}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_the_average_holds_frozen_weights_once(tiny_encoders):
+    from mmolre.train.loop import _copy_of
+
+    recipe = adapting(tiny_encoders, "lora")
+    model = make_model(recipe, make_sources(recipe), Rows([], []))
+    copied = dict(_copy_of(model).named_parameters())
+    for name, parameter in model.named_parameters():
+        assert (copied[name] is parameter) == (not parameter.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"upper": 2}, "need adapt"),
+        ({"adapt": "lora", "embeddings": True}, "embeddings learn only"),
+        ({"adapt": "full", "upper": 2, "embeddings": True}, "embeddings learn only"),
+        ({"adapt": "half"}, "adapt"),
+    ],
+)
+def test_recipes_that_make_no_sense(options, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe.model_validate({"name": "x", "encoders": {"text": {"source": "minilm", **options}}})
+
+
+def test_standardisation_is_of_what_leaves_the_layers(tiny_encoders):
+    recipe = adapting(tiny_encoders, "full")
+    recipe = recipe.model_copy(update={"encoders": {"audio": recipe.encoders["audio"]}})
+    sources = make_sources(recipe)
+    waves = [np.random.default_rng(i).normal(size=3000).astype(np.float32) for i in range(6)]
+    arrays = [{"audio": sources["audio"].encode([wave])[0].values} for wave in waves]  # type: ignore[union-attr]
+    model = make_model(recipe, sources, Rows([], arrays)).eval()
+    states = []
+    for present in arrays:
+        x = torch.from_numpy(present["audio"].astype(np.float32))[None]
+        states.append(model.uppers["audio"](x, torch.ones(x.shape[:2], dtype=torch.bool))[0][0])
+    norm = model.inputs["audio"].norm
+    assert torch.allclose(norm.mean, torch.cat(states).mean(0), atol=1e-4)
+
+
+def test_refused(tiny_encoders, tiny_corpus, tmp_path):
+    recipe = adapting(tiny_encoders, "full")
+    text = recipe.encoders["text"].model_copy(update={"upper": 7})
+    with pytest.raises(UserError, match="its upper 7 cannot adapt"):
+        train(recipe.model_copy(update={"encoders": {"text": text}}), [tiny_corpus], tmp_path)
