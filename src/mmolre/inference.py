@@ -31,6 +31,13 @@ class RawPredictions:
     alone: dict[str, NDArray[np.float64]]
     alone_sentiment: dict[str, NDArray[np.float64]]
 
+    def only(self, modality: str, rows: Sequence[int]) -> "RawPredictions":
+        """What is said from one modality alone of the utterances ``rows``, all of which have it."""
+        sentiment, logits = self.alone_sentiment[modality][rows], self.alone[modality][rows]
+        alone = {m: logits if m == modality else np.full_like(logits, np.nan) for m in self.alone}
+        alone_sentiment = {m: sentiment if m == modality else np.full_like(sentiment, np.nan) for m in self.alone}
+        return RawPredictions([(modality,)] * len(rows), sentiment, logits, alone, alone_sentiment)
+
 
 def infer(
     model: MMoLRE,

@@ -12,7 +12,7 @@ from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, build_dataset
 from mmolre.errors import UserError
 from mmolre.evaluate import thresholds
-from mmolre.inference import infer
+from mmolre.inference import RawPredictions, infer
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
 
 CHUNK = 128
@@ -101,6 +101,10 @@ class Predictor:
             truncated: per utterance, whether an encoder cut its input.
         """
         raw = infer(self.bundle.model, arrays, each_alone=self.bundle.decision.needs_each_alone)
+        return self.read(raw, ids, truncated)
+
+    def read(self, raw: RawPredictions, ids: Sequence[str], truncated: Sequence[bool]) -> list[Prediction]:
+        """What the model said, calibrated and with thresholds; other arguments as for :meth:`predict_features`."""
         sentiment = self.bundle.decision.sentiment(raw)
         probabilities = self.bundle.decision.probabilities(raw)
         tasks = self.bundle.model.config.tasks

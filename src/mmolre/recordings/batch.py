@@ -101,7 +101,7 @@ def analyze_all(
                 result = Result(path, folder, timeline, again=kept is not None)
             except (UserError, OSError, RuntimeError, ValueError) as error:  # whatever a codec or a transcriber raises
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                result = Result(path, folder, None, reason)
+                result = Result(path, folder, None, reason.removeprefix(f"{path}: "))
             results.append(result)
             finished(result)
     finally:  # also of what was done until Ctrl-C

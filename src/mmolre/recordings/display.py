@@ -11,7 +11,7 @@ from mmolre import terminal
 from mmolre.errors import UserError
 from mmolre.recordings.analysis import REPORT, TIMELINE, Analyzer
 from mmolre.recordings.batch import OVERVIEW, Result, analyze_all, find_recordings
-from mmolre.recordings.summary import disagreements, mood, strongest, summarise
+from mmolre.recordings.summary import disagreements, mood, signed, strongest, summarise
 from mmolre.recordings.timeline import Timeline
 from mmolre.recordings.words import clock
 
@@ -108,7 +108,7 @@ def _in_short(t: Timeline) -> str:
     s = summarise(t.moments)
     if s.sentiment is None and not s.emotions:
         return f"not enough speech ({clock(s.seconds)}) for a score of the whole"
-    sentiment = "" if s.sentiment is None else f"{mood(s.sentiment)} {s.sentiment:+.1f}; "
+    sentiment = "" if s.sentiment is None else f"{mood(s.sentiment)} {signed(s.sentiment)}; "
     likely = ", ".join(f"{e} {p:.0%}" for e, p in list(s.emotions.items())[:2])
     return f"{sentiment}{likely}; {len(t.moments)} utterances in {clock(t.seconds)}"
 
@@ -124,5 +124,5 @@ def _tell(t: Timeline) -> None:
     ):
         for m in found:
             text = m.text if len(m.text) <= _WIDTH else m.text[: _WIDTH - 1] + "…"
-            sentiment = "" if m.sentiment is None else f" {m.sentiment:+.1f}"
+            sentiment = "" if m.sentiment is None else f" {signed(m.sentiment)}"
             terminal.plain(f"  {title}: {clock(m.start)}{sentiment} {text}")

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 
-from mmolre.recordings.summary import mood
+from mmolre.recordings.summary import mood, signed
 from mmolre.recordings.timeline import COLUMNS, Moment, Timeline
 
 
@@ -36,7 +36,7 @@ def mood_line(m: Moment) -> str:
     """E.g. ``[+1.2 slightly positive, happy 72%]``."""
     if not m.scored:
         return f"[{m.unscored}]"
-    said = [] if m.sentiment is None else [f"{m.sentiment:+.1f} {mood(m.sentiment)}"]
+    said = [] if m.sentiment is None else [f"{signed(m.sentiment)} {mood(m.sentiment)}"]
     return f"[{', '.join(said + [f'{name} {m.emotions[name]:.0%}' for name in m.present])}]"
 
 

@@ -14,7 +14,7 @@ from importlib.resources import files
 
 from mmolre import __version__
 from mmolre.evaluate.residuals import LEVELS
-from mmolre.recordings import charts
+from mmolre.recordings import charts, summary
 from mmolre.recordings import language as languages
 from mmolre.recordings.summary import (
     CONTRAST,
@@ -255,13 +255,15 @@ def _alone(a: Alone) -> str:
 
 
 def _level(sentiment: float | None) -> str:
-    if sentiment is None or abs(sentiment) < 0.5:
+    sentiment = round(sentiment or 0.0, 1)
+    if abs(sentiment) < 0.5:
         return "z"
     return ("p" if sentiment > 0 else "n") + ("1" if abs(sentiment) < 1.0 else "2" if abs(sentiment) < 2.0 else "3")
 
 
 def signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0").replace("-", "−")
+    """With a true minus sign."""
+    return summary.signed(value).replace("-", "−")
 
 
 def _limits(t: Timeline) -> str:

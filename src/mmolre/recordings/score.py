@@ -10,6 +10,7 @@ from mmolre.encoders.base import Encoder
 from mmolre.errors import UserError
 from mmolre.evaluate.residuals import band
 from mmolre.evaluate.thresholds import modality_key
+from mmolre.inference import infer
 from mmolre.predictor import Prediction, Predictor
 from mmolre.recordings.cut import Cut
 from mmolre.recordings.sound import Sound
@@ -17,6 +18,7 @@ from mmolre.recordings.timeline import Alone, Moment
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE
 
 CHUNK = 64
+_BATCH = 16  # utterances may last 20 s: 64 of them at a time would take half a gigabyte more, and be no faster
 FEWEST_WORDS = 2
 FEWEST_VOICE_SECONDS = 0.3
 NOT_ENOUGH = "not enough speech"
@@ -84,14 +86,9 @@ def _score_chunk(
             if len(wave) and not encoders["audio"].check(wave):
                 features[i]["audio"] = encoders["audio"].encode([wave])[0]
     wanted = [i for i in wanted if features[i]]
-    both = _predict(predictor, features, wanted)
-    alone = {
-        m: _predict(predictor, [{m: f[m]} if m in f else {} for f in features], [i for i in wanted if m in features[i]])
-        for m in encoders
-    }
-    for i in wanted:
-        words, voice = (alone[m].get(i) if m in alone else None for m in ("text", "audio"))
-        moments[i] = _moment(predictor, moments[i], both[i], words, voice)
+    both, alone = _predict(predictor, [features[i] for i in wanted])
+    for at, i in enumerate(wanted):
+        moments[i] = _moment(predictor, moments[i], both[at], *(alone[m].get(at) for m in ("text", "audio")))
     return moments
 
 
@@ -103,14 +100,19 @@ def _too_little(cut: Cut, encoders: dict[str, Encoder]) -> str | None:
 
 
 def _predict(
-    predictor: Predictor, features: Sequence[dict[str, Features]], rows: Sequence[int]
-) -> dict[int, Prediction]:
-    if not rows:
-        return {}
-    arrays = [{m: f.values for m, f in features[i].items()} for i in rows]
-    cut_off = [any(f.truncated for f in features[i].values()) for i in rows]
-    found = predictor.predict_features([str(i) for i in rows], arrays, cut_off)
-    return dict(zip(rows, found, strict=True))
+    predictor: Predictor, features: Sequence[dict[str, Features]]
+) -> tuple[list[Prediction], dict[str, dict[int, Prediction]]]:
+    """From all that an utterance has; and modality -> row -> from that alone."""
+    raw = infer(predictor.bundle.model, [{m: f.values for m, f in row.items()} for row in features], batch_size=_BATCH)
+    alone: dict[str, dict[int, Prediction]] = {"text": {}, "audio": {}}
+    for modality, found in alone.items():
+        rows = [i for i, row in enumerate(features) if modality in row]
+        if rows:
+            only = raw.only(modality, rows)
+            read = predictor.read(only, [str(i) for i in rows], [features[i][modality].truncated for i in rows])
+            found.update(zip(rows, read, strict=True))
+    truncated = [any(f.truncated for f in row.values()) for row in features]
+    return predictor.read(raw, [str(i) for i in range(len(features))], truncated), alone
 
 
 def _moment(

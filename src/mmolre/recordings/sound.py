@@ -1,4 +1,4 @@
-"""A recording's sound, decoded once into a temporary file and mapped from there, so that length costs no memory."""
+"""A recording's sound, decoded once into a temporary file and read from there, so that length costs no memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +23,11 @@ class Sound:
     """Mono sound at 16 kHz.
 
     Attributes:
-        samples: (n,) int16, mapped from a file.
+        samples: int16; its slices are read from a file.
         promised: seconds that the file's header says.
     """
 
-    samples: np.ndarray
+    samples: "np.ndarray | _Stored"
     promised: float
 
     @property
@@ -44,6 +44,20 @@ class Sound:
         """The sound from ``start`` to ``end`` in seconds: float32 in [-1, 1]."""
         first, last = (round(t * SAMPLE_RATE) for t in (max(start, 0.0), end))
         return self.samples[first:last].astype(np.float32) / 32768
+
+
+class _Stored:
+    """Samples in a file. Not mapped: pages of a mapping count as this process's memory."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self._path, self._count = path, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        first, last, _ = part.indices(self._count)
+        return np.fromfile(self._path, "<i2", max(last - first, 0), offset=2 * first)
 
 
 @contextmanager
@@ -70,7 +84,7 @@ def open_sound(path: Path, progress: Callable[[float], None] = lambda _: None) -
                     progress(count / SAMPLE_RATE)
         except OSError as error:
             raise cannot_write(raw, error) from error
-        yield Sound(np.memmap(raw, "<i2", "r") if count else np.zeros(0, np.int16), promised)
+        yield Sound(_Stored(raw, count), promised)
 
 
 def write_mp3(sound: Sound, path: Path) -> None:
@@ -83,7 +97,7 @@ def write_mp3(sound: Sound, path: Path) -> None:
         block = 60 * SAMPLE_RATE
         for first in range(0, len(sound.samples), block):
             frame = av.AudioFrame.from_ndarray(
-                np.ascontiguousarray(sound.samples[None, first : first + block]), format="s16p", layout="mono"
+                np.ascontiguousarray(sound.samples[first : first + block])[None], format="s16p", layout="mono"
             )
             frame.sample_rate, frame.pts = SAMPLE_RATE, first
             container.mux(stream.encode(frame))

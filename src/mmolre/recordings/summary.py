@@ -86,10 +86,16 @@ def disagreements(timeline: Timeline) -> list[Moment]:
     return sorted(found, key=lambda m: -abs(m.contrast or 0))[:SHOWN]
 
 
+def signed(sentiment: float) -> str:
+    """E.g. ``+1.2``; ``0.0`` has no sign."""
+    return f"{sentiment:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
+
+
 def mood(sentiment: float | None) -> str:
-    """A sentiment in words, on CMU-MOSEI's scale of seven."""
+    """A sentiment in words, on CMU-MOSEI's scale of seven; to one decimal, as it is shown."""
     if sentiment is None:
         return "not scored"
+    sentiment = round(sentiment, 1)
     if abs(sentiment) < NEUTRAL:
         return "neutral"
     strength = "slightly " if abs(sentiment) < 1.5 else "" if abs(sentiment) < 2.5 else "very "
