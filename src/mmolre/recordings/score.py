@@ -85,7 +85,12 @@ def _score_chunk(
             wave = sound.piece(moments[i].start - _AROUND_SECONDS, moments[i].end + _AROUND_SECONDS)
             if len(wave) and not encoders["audio"].check(wave):
                 features[i]["audio"] = encoders["audio"].encode([wave])[0]
+    for i in wanted:
+        if not features[i]:  # a model of voices, and a piece without sound
+            moments[i] = replace(moments[i], unscored=NOT_ENOUGH)
     wanted = [i for i in wanted if features[i]]
+    if not wanted:
+        return moments
     both, alone = _predict(predictor, [features[i] for i in wanted])
     for at, i in enumerate(wanted):
         moments[i] = _moment(predictor, moments[i], both[at], *(alone[m].get(at) for m in ("text", "audio")))
