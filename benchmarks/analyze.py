@@ -3,11 +3,13 @@
 
     python benchmarks/analyze.py speed RECORDING [--transcript T.srt] [--model RUN] [--repeat N]
     python benchmarks/analyze.py words MANIFEST --audio-root DIR [--model RUN]
+    python benchmarks/analyze.py band MANIFEST [--split test] [--model RUN]
 
 `speed` prints the share of the recording's length that the analysis takes and the largest resident memory; a long
 recording is made with `--repeat N` of a short one. `words` predicts the sentiment of each clip of a manifest with
 reference texts and labels, once from these texts and sound, once from our transcription and the same sound, and prints
-both correlations with the labels.
+both correlations with the labels. `band` prints how many labelled sentiments of a split lie within the band that a
+report shows, which is meant to hold four of five.
 """
 
 import argparse
@@ -80,16 +82,40 @@ def words(manifest: Path, audio_root: Path | None, model: str | None) -> None:
     print(f"nothing heard in {missing} of {len(rows)} clips; those are predicted from sound alone")
 
 
+def band(manifest: Path, split: str, model: str | None) -> None:
+    from mmolre.data.cache import FeatureCache
+    from mmolre.data.dataset import FailedRow
+    from mmolre.data.manifest import read_manifest
+    from mmolre.encoders.weights import home
+    from mmolre.evaluate import residuals
+    from mmolre.predictor import load
+
+    predictor = load(model)
+    rows = [u for u in read_manifest(manifest) if u.split == split and u.sentiment is not None]
+    held = []
+    for u, p in zip(rows, predictor.predict_many(rows, FeatureCache(home() / "features")), strict=True):
+        if isinstance(p, FailedRow) or p.sentiment is None or u.sentiment is None:
+            continue
+        ends = residuals.band(predictor.bundle.about, "+".join(p.modalities))
+        if ends is None:
+            raise SystemExit("this model does not say how uncertain it is")
+        held.append(ends[0] <= u.sentiment - p.sentiment <= ends[1])
+    print(f"{np.mean(held):.1%} of {len(held)} within the band")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("speed", "words"))
+    parser.add_argument("what", choices=("speed", "words", "band"))
     parser.add_argument("path", type=Path)
     parser.add_argument("--transcript", type=Path)
     parser.add_argument("--audio-root", type=Path)
     parser.add_argument("--model")
+    parser.add_argument("--split", default="test")
     parser.add_argument("--repeat", type=int, default=1)
     given = parser.parse_args()
     if given.what == "speed":
         speed(given.path, given.transcript, given.model, given.repeat)
+    elif given.what == "band":
+        band(given.path, given.split, given.model)
     else:
         words(given.path, given.audio_root, given.model)
