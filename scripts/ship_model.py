@@ -54,8 +54,8 @@ voices apart. Expected calibration error (all six pooled, 15 bins of equal mass;
 {calibration}.
 
 The band around a sentiment goes from {band_low:+.2f} to {band_high:+.2f}: the 10 % and 90 % quantiles of the errors on
-{band_n:,} utterances of valid, almost all of them words alone. It is not wider where the model is less sure. How many of a
-test split lie within: `python benchmarks/analyze.py band`.
+{band_n:,} utterances of valid, almost all of them words alone. It is not wider where the model is less sure. How
+many of a test split lie within: `python benchmarks/analyze.py band`.
 
 ## How emotions from words and voice together come about
 
