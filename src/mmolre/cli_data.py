@@ -304,7 +304,7 @@ def merge(
     Args:
         manifests: two or more, the most trusted first.
         out: a folder, or the manifest.
-        on: the id, or the video and the start (to 0.05 s).
+        on: the id, or the video, start and end (to 0.05 s).
         rows: of any of them, of the first, or of all of them.
     """
     from mmolre.data.merge import merge_manifests

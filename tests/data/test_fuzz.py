@@ -1,19 +1,25 @@
 """Damaged copies of the genuine files: a clear error or a right result; never a traceback, a hang, or code run.
 
-``MMOLRE_FUZZ=1000`` makes a thousand copies of each; by default a few.
+``MMOLRE_FUZZ=1000 pytest -s tests/data/test_fuzz.py`` makes a thousand copies of each; by default a few. Each copy is
+told by its number, so that one that failed can be made again.
 """
 
 import os
 import random
 import shutil
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from csd_files import write_csd
+from csd_forked import Forks
 
 from mmolre.data.feature_file import FeatureFile
-from mmolre.data.importers import import_cmu_sdk, import_mag_bert, import_mmsa
+from mmolre.data.importers import csd, import_cmu_sdk, import_mag_bert, import_mmsa
 from mmolre.data.manifest import ManifestWarning, read_manifest
 from mmolre.errors import UserError
 
@@ -74,39 +80,69 @@ def tried(make) -> bool:
     return True
 
 
+def each(copies: int, change: Callable[[random.Random, int], None], make: Callable[[], bool], name: str) -> int:
+    """Try so many copies; how many of them were read."""
+    read, slowest = 0, 0.0
+    for number in range(copies):
+        change(random.Random(number), number)
+        start = time.perf_counter()
+        try:
+            read += make()
+        except BaseException as error:
+            error.add_note(f"copy {number} of {name}")
+            raise
+        slowest = max(slowest, time.perf_counter() - start)
+        if number % 100 == 99 or number == copies - 1:
+            tally = f"{number + 1} copies, {read} read, {number + 1 - read} refused"
+            print(f"{name}: {tally}; the slowest took {slowest:.1f} s", flush=True)
+    return read
+
+
 def test_the_pickle(corpora, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     content = (corpora / "mosi" / "covarep_facet_valid.pkl").read_bytes()
-    chance = random.Random(0)
     path = tmp_path / "x.pkl"
-    good = 0
-    for _ in range(COPIES or 40):
-        path.write_bytes(damaged(content, chance))
-        good += tried(lambda: import_mag_bert([path], tmp_path / "out"))
+
+    def make() -> bool:
+        read = tried(lambda: import_mag_bert([path], tmp_path / "out"))
         tried(lambda: import_mmsa([path], tmp_path / "out"))
-    assert 0 < good < (COPIES or 40)
+        return read
+
+    copies = COPIES or 40
+    read = each(copies, lambda chance, _: path.write_bytes(damaged(content, chance)) and None, make, "the pickle")
+    assert 0 < read < copies
     assert {item.name for item in tmp_path.iterdir()} <= {"x.pkl", "out"}
 
 
+@pytest.fixture
+def forks(tmp_path, monkeypatch):
+    forks = Forks(tmp_path)
+    monkeypatch.setattr(csd, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": forks}))
+    yield
+    forks.close()
+
+
 @pytest.mark.parametrize("name", ["CMU_MOSI_Opinion_Labels", "CMU_MOSI_ModifiedTimestampedWords"])
-def test_the_computational_sequences(corpora, tmp_path, name):
-    content = (corpora / "mosi" / f"{name}.csd").read_bytes()
+def test_the_computational_sequences(corpora, tmp_path, name, forks):
+    source = corpora / "mosi" / f"{name}.csd"
+    content = source.read_bytes()
     times, video = [[0, 50], [50, 100]], "03bSnISJMiM"
     if "Labels" in name:
         other = write_csd(tmp_path / "words.csd", "words", {video: (times, ["so", "good"])})
     else:
         other = write_csd(tmp_path / "labels.csd", "labels", {video: (times, [[1.0], [2.0]])}, ["sentiment"])
-    chance = random.Random(0)
     path = tmp_path / f"x_{name}.csd"
-    good = 0
-    for number in range(COPIES or 6):
+
+    def change(chance: random.Random, number: int) -> None:
         if number % 4 == 3:
-            shutil.copyfile(corpora / "mosi" / f"{name}.csd", path)
+            shutil.copyfile(source, path)
             rewritten(path, chance)
         else:
             path.write_bytes(damaged(content, chance))
-        good += tried(lambda: import_cmu_sdk([path, other], tmp_path / "out"))
-    print(f"{good} of {COPIES or 6} read")
+
+    each(COPIES or 8, change, lambda: tried(lambda: import_cmu_sdk([path, other], tmp_path / "out")), name)
+    shutil.copyfile(source, path)
+    assert tried(lambda: import_cmu_sdk([path, other], tmp_path / "out"))
 
 
 def rewritten(path: Path, chance: random.Random) -> None:
@@ -125,4 +161,4 @@ def rewritten(path: Path, chance: random.Random) -> None:
         kind = chance.choice(("f8", "f4", "i8", "S9", "c16", "u1", "b1", h5py.string_dtype()))
         created = video.create_dataset(part, shape, kind, chunks=True if shape and 0 not in shape else None)
         if created.size and created.size < 1 << 20 and created.dtype.kind in "fc":
-            created[...] = chance.choice((np.nan, np.inf, 1e300, -1.0))
+            created[...] = chance.choice((np.nan, np.inf, 1e30, -1.0))

@@ -65,6 +65,42 @@ def test_audio_and_its_times_come_together(tmp_path):
     assert (row.audio, row.start, row.cut, row.text) == (tmp_path / "b" / "deep" / "x.wav", None, False, "x")
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "same"),
+    [(1.024, 9, True), (0.9749, 9, True), (0.9747, 9, False), (1.0248, 9.1, False), (1.0248, None, True)],
+)
+def test_times_are_the_same_where_they_are_near(tmp_path, start, end, same):
+    a = put(tmp_path / "a", [Utterance("1", text="x", video_id="v", start=1.0248, end=9.0)])
+    b = put(tmp_path / "b", [Utterance("2", sentiment=1, text="x", video_id="v", start=start, end=end)])
+    c = put(tmp_path / "c", [Utterance("3", text="x", video_id="v", start=1.03, end=9.0, speaker="s")])
+    rows = read_manifest(merge_manifests([a, b, c], tmp_path / "out", on="times").path)
+    assert [(row.id, row.sentiment, row.speaker) for row in rows] == (
+        [("1", 1, "s")] if same else [("1", None, "s"), ("2", 1, None)]
+    )
+
+
+def test_rows_of_one_start_or_one_interval(tmp_path):
+    """CMU-MOSI has both: they are told apart by their ends, or else not merged."""
+    times = {"a": (1.0, 2.0), "b": (1.0, 3.0), "c": (5.0, 6.0), "d": (5.0, 6.0)}
+    rows = [Utterance(name, text=name, video_id="v", start=s, end=e) for name, (s, e) in times.items()]
+    others = [Utterance(f"{row.id}2", text=row.text, sentiment=i, video_id="v", start=row.start, end=row.end)
+              for i, row in enumerate(rows)]  # fmt: skip
+    summary = merge_manifests([put(tmp_path / "a", rows), put(tmp_path / "b", others)], tmp_path / "o", on="times")
+    assert [(row.id, row.sentiment) for row in read_manifest(summary.path)] == [
+        ("a", 0), ("b", 1), ("c", 2), ("d", None), ("d2", 3)
+    ]  # fmt: skip
+    assert f"1 rows of {tmp_path / 'a' / 'm.csv'} have the times of another: not merged, e.g. d as c" in summary.notes
+
+
+def test_one_id_for_rows_of_different_times(tmp_path):
+    a = put(tmp_path / "a", [Utterance(str(s), text="x", video_id="v", start=s, end=9.0) for s in (1.0, 2.0)])
+    b = put(tmp_path / "b", [Utterance("1.0", text="x", video_id="v", start=s, end=9.0) for s in (2.0,)] + [
+        Utterance("2.0", text="x", video_id="v", start=4.0, end=9.0)])  # fmt: skip
+    with pytest.raises(UserError, match=r"the id '2.0' is that of two rows whose times differ"):
+        merge_manifests([a, b], tmp_path / "out", on="times")
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+
+
 def test_on_times(tmp_path):
     a = put(
         tmp_path / "a",

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from mmolre.files import replacing
 from mmolre.schema import EMOTIONS, Utterance
 
 On = Literal["id", "times"]
+_Interval = tuple[float, float | None]
 Rows = Literal["all", "first", "common"]
 
 _CLOSE = 1e-3  # labels that differ by less were rounded
@@ -36,28 +38,33 @@ def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Ro
     Args:
         paths: the most trusted first.
         out: a folder, or the manifest.
-        on: rows are the same where their ids are; or, ``times``, where video_id and start (to 0.05 s) are. Then the id
-            is the first one's.
+        on: rows are the same where their ids are; or, ``times``, where video_id, start and end (as far as both say it)
+            are, to 0.05 s. Then the id is the first one's.
         rows: those of any manifest, of the first one, or of all.
 
     Raises:
-        UserError: fewer than two manifests, a bad one, no row in common, rows that cannot be told apart by times.
+        UserError: fewer than two manifests, a bad one, no row in common, one id for rows of different times.
     """
     paths = [Path(path) for path in paths]
     if len(paths) < 2:
         raise UserError("merging needs two manifests or more")
     sources = [read_manifest(path) for path in paths]
-    keyed = [_keyed(path, source, on) for path, source in zip(paths, sources, strict=True)]
+    known: dict[str, list[_Interval]] = {}
+    notes: list[str] = []
+    keyed = [_keyed(path, source, on, known, notes) for path, source in zip(paths, sources, strict=True)]
     keys = _chosen(keyed, rows)
     if not any(key in other for key in keyed[0] for other in keyed[1:]):
         raise UserError(f"{paths[1]} has no row of {paths[0]}: is --on {on} right? Ids are, e.g., {_ids(sources)}")
     conflicts: list[tuple[str, str]] = []
     merged = [_merged([of[key] for of in keyed if key in of], conflicts) for key in keys]
+    twice = [name for name, count in Counter(row.id for row in merged).items() if count > 1]
+    if twice:
+        raise UserError(f"the id {twice[0]!r} is that of two rows whose times differ: merge on ids, or --rows first")
     manifest = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
     ids = {key: row.id for of in reversed(keyed) for key, row in of.items()}
     renamed = [{row.id: ids[key] for key, row in of.items()} for of in keyed]
     counts = [sum(key in of for key in keys) for of in keyed]
-    notes = [f"{count} of {len(keys)} rows are in {path}" for path, count in zip(paths, counts, strict=True)]
+    notes += [f"{count} of {len(keys)} rows are in {path}" for path, count in zip(paths, counts, strict=True)]
     notes += _told(conflicts, manifest)
     files = _gather(paths, sources, renamed, manifest, notes)
     merged = [replace(row, features=files) for row in merged]
@@ -93,19 +100,40 @@ def _ids(sources: Sequence[Sequence[Utterance]]) -> str:
     return " and ".join(repr(source[0].id) for source in sources[:2])
 
 
-def _keyed(path: Path, rows: Sequence[Utterance], on: On) -> dict[Any, Utterance]:
-    """The rows by what they are the same by."""
+def _keyed(
+    path: Path, rows: Sequence[Utterance], on: On, known: dict[str, list[_Interval]], notes: list[str]
+) -> dict[Any, Utterance]:
+    """The rows by what they are the same by; ``known``: the intervals of each video in those before, added to."""
     if on == "id":
         return {row.id: row for row in rows}
     found: dict[Any, Utterance] = {}
+    alike: list[str] = []
     for row in rows:
         if row.video_id is None or row.start is None:
             raise UserError(f"{path.parent / row.row}: --on times needs video_id and start in each row")
-        key = (row.video_id, round(row.start / _STEP))
+        interval = (row.start, row.end)
+        key: Any = (row.video_id, _nearest(known.get(row.video_id, []), interval))
         if key in found:
-            raise UserError(f"{path.parent / row.row}: starts when {found[key].id} does: merge on ids")
+            alike.append(f"{row.id} as {found[key].id}")
+            key = (path, row.id)
         found[key] = row
+    for video, interval in (key for key in found if isinstance(key[0], str)):
+        if interval not in known.setdefault(video, []):
+            known[video].append(interval)
+    if alike:
+        notes.append(f"{len(alike)} rows of {path} have the times of another: not merged, e.g. {alike[0]}")
     return found
+
+
+def _nearest(intervals: Sequence[_Interval], own: _Interval) -> _Interval:
+    """That of ``intervals`` which is nearest, if it is near enough to be the same; else the row's ``own``."""
+
+    def distance(other: _Interval) -> float:
+        ends = 0.0 if own[1] is None or other[1] is None else abs(other[1] - own[1])
+        return max(abs(other[0] - own[0]), ends)
+
+    nearest = min(intervals, key=distance, default=own)
+    return nearest if distance(nearest) <= _STEP else own
 
 
 def _chosen(keyed: Sequence[Mapping[Any, Utterance]], rows: Rows) -> list[Any]:
