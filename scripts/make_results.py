@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiment_sections import sections
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
@@ -26,11 +28,11 @@ FRACTIONS = {"mae", "corr"}
 
 HEAD = """# Results
 
-Made by `python scripts/make_results.py` from the files under `results/`, which `python scripts/record_run.py` writes;
-do not edit. Choices (epoch, thresholds, hyper-parameters) were made on valid; test was scored once per run. Mean ±
-standard deviation over seeds where there are several. MAE and Corr as they are, the rest in percent. The metrics are
-defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a model that is not clearly above them has
-learned nothing.
+Made by `python scripts/make_results.py` from the files under `results/`, which `python scripts/record_run.py` and
+`python scripts/record_experiment.py` write; do not edit. Choices (epoch, thresholds, hyper-parameters) were made on
+valid; test was scored once per run. Mean ± standard deviation over seeds where there are several. MAE and Corr as they
+are, the rest in percent. The metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a
+model that is not clearly above them has learned nothing. What was tried and did not help is in [the log](log.md).
 """
 
 
@@ -96,6 +98,7 @@ def page() -> str:
     lines = [HEAD]
     for recipe, runs in runs_by_recipe().items():
         lines += section(recipe, sorted(runs, key=lambda run: run["seed"]))
+    lines += sections(ROOT)
     return "\n".join(lines).rstrip() + "\n"
 
 

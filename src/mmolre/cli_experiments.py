@@ -133,9 +133,53 @@ def sweep(
     )
 
 
+def explain(
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUN [RUN ...]", help_behavior_hint="")],
+    /,
+    data: Manifests = (),
+    split: Literal["train", "valid", "test"] = "valid",
+    id: Annotated[Optional[str], arg(metavar="ID")] = None,  # noqa: A002
+    text: Optional[str] = None,
+    audio: Annotated[Optional[Path], arg(metavar="FILE")] = None,
+    out: Annotated[Path, arg(metavar="DIR")] = Path("explained"),
+    audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+) -> int:
+    """Show what a trained model does: routing, task conflict, what drove one utterance's scores.
+
+    With --data: which shared experts each task and each emotion uses (routing.png, .svg, .json). With --text, --audio
+    or --id: which words and seconds drove each score, and what each modality added (utterance.*). Of runs trained with
+    --set training.conflict_every=10: how far the two tasks' gradients conflict, layer by layer (conflict.*).
+
+    Args:
+        runs: folders of runs; the first is explained, all are compared in their task conflict.
+        data: a manifest; may be given several times.
+        split: whose routing.
+        id: of an utterance in the data.
+        text: the words of an utterance.
+        audio: its sound.
+        out: gets the figures and numbers.
+        audio_root: where the manifest's audio lies, if not beside it.
+        cache: where features are kept.
+    """
+    from mmolre.cli import ROWS_FAILED, _cache
+
+    if not runs:
+        raise UserError("no run: name the folder of at least one")
+    from mmolre import terminal
+    from mmolre.explain import run
+
+    more = {"data": data, "split": split, "wanted": id, "text": text, "audio": audio, "audio_root": audio_root}
+    with terminal.quiet_warnings(), terminal.encoding_progress() as progress:
+        failed = run.explain(runs, out, cache=_cache(cache), progress=progress, tell=terminal.note, **more)
+    if failed:
+        terminal.note(f"{failed} row{'s' if failed != 1 else ''} could not be used")
+    return ROWS_FAILED if failed else 0
+
+
 def register(app: tyro.extras.SubcommandApp) -> None:
     """Add the commands to ``mmolre``."""
-    for command in (compare, ablate, sweep):
+    for command in (compare, ablate, sweep, explain):
         app.command(command)
 
 

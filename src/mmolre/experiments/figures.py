@@ -1,20 +1,15 @@
 """Figures, as PNG and SVG. Rows and cells are labelled where they stand; colours differ in lightness too."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mmolre.errors import UserError
 from mmolre.evaluate.report import direction
 from mmolre.experiments.table import NAMES, SHOWN
 from mmolre.experiments.variants import MMOLRE
-from mmolre.files import replacing
-
-HIGHLIGHT, PLAIN = "#0072B2", "#666666"
-"""MMoLRE, and all others (Okabe and Ito's blue, and grey)."""
+from mmolre.plotting import HIGHLIGHT, PLAIN, pyplot, save
 
 
 def rows_figure(path: Path, title: str, content: Mapping[str, Any]) -> list[Path]:
@@ -23,7 +18,7 @@ def rows_figure(path: Path, title: str, content: Mapping[str, Any]) -> list[Path
     Returns:
         the files written: ``path`` with ``.png`` and ``.svg``.
     """
-    plt = _pyplot()
+    plt = pyplot()
     rows = content["rows"]
     keys = [key for key in SHOWN if any(key in row["metrics"] for row in rows.values())]
     columns = min(4, len(keys))
@@ -56,7 +51,7 @@ def rows_figure(path: Path, title: str, content: Mapping[str, Any]) -> list[Path
     seeds = content["seeds"]
     spread = f"{seeds} seeds (small dots), mean ± standard deviation" if seeds > 1 else "one seed"
     figure.suptitle(f"{title}: test, {content['n']:,} utterances; {spread}", fontsize=11)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def heat_maps(path: Path, title: str, cells: Mapping[tuple[int, int], Mapping[str, Any]], seeds: int) -> list[Path]:
@@ -65,7 +60,7 @@ def heat_maps(path: Path, title: str, cells: Mapping[tuple[int, int], Mapping[st
     Args:
         cells: (N, k) -> dotted metric -> ``{"mean": …}``.
     """
-    plt = _pyplot()
+    plt = pyplot()
     keys = [key for key in SHOWN if any(key in metrics for metrics in cells.values())]
     experts, top_k = sorted({n for n, _ in cells}), sorted({k for _, k in cells})
     columns = min(4, len(keys))
@@ -99,34 +94,8 @@ def heat_maps(path: Path, title: str, cells: Mapping[tuple[int, int], Mapping[st
         axis.set_visible(False)
     told = f"{seeds} seeds" if seeds > 1 else "one seed"
     figure.suptitle(f"{title}: test, {told}; darker is better, the best framed", fontsize=11)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _better(key: str) -> str:
     return "lower is better" if direction(key) == "min" else "higher is better"
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError("figures need matplotlib: pip install 'mmolre[plots]'") from None
-    matplotlib.use("Agg")
-    # Text stays text in SVG, and the same figure is the same file.
-    matplotlib.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "mmolre"}
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def _save(figure: Any, path: Path) -> list[Path]:
-    figure.set_layout_engine("constrained")
-    files: Sequence[Path] = [path.with_name(f"{path.name}.{kind}") for kind in ("png", "svg")]
-    for file in files:
-        buffer = io.BytesIO()
-        kind = file.suffix[1:]
-        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {})
-        with replacing(file) as beside:
-            beside.write_bytes(buffer.getvalue())
-    _pyplot().close(figure)
-    return list(files)

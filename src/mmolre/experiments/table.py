@@ -180,8 +180,8 @@ def _cell(metric: Mapping[str, Any] | None) -> str:
     return f"{metric['mean']:.4f}" + (f" ± {metric['sd']:.4f}" if metric["sd"] is not None else "")
 
 
-def _difference(result: Mapping[str, float] | None) -> str:
-    if result is None or np.isnan(result["low"]):
+def _difference(result: Mapping[str, float | None] | None) -> str:
+    if result is None or result["low"] is None or np.isnan(result["low"]):
         return "–"
     return f"{result['delta']:+.4f} [{result['low']:+.4f}, {result['high']:+.4f}], p {result['p']:.3f}"
 

@@ -1,0 +1,147 @@
+"""MMSA's models and MMoLRE side by side: same features, same labels, same seeds, same validation rule, one run.
+
+    bash benchmarks/peers/environment.sh VENV
+    mmolre import csv segments.csv --features audio45=audio45.npz --out DATA
+    python benchmarks/peers/features.py DATA/manifest.csv FEATURES --audio audio45
+    python benchmarks/peers/compare.py FEATURES --python VENV/bin/python --out runs/peers --seeds 3
+
+Run again to go on where it was stopped. ``peers.json`` holds no label and no prediction: metrics by seed, parameters,
+seconds per epoch (training and validation), predictions per second from features. Each seed trains every model before
+the next begins, so that a machine busy with other work troubles all alike.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmolre.data.dataset import build_dataset
+from mmolre.data.manifest import read_manifest
+from mmolre.evaluate.sentiment import sentiment_metrics
+from mmolre.files import write_text
+from mmolre.inference import infer
+from mmolre.model.mmolre import MMoLRE
+from mmolre.train.loop import LOG_FILE
+from mmolre.train.recipe import load_recipe
+from mmolre.train.run import make_sources, train, versions
+
+HERE = Path(__file__).parent
+PEERS = {"lf_dnn": "LF-DNN", "mlf_dnn": "MLF-DNN", "tfn": "TFN", "lmf": "LMF", "mfn": "MFN", "mult": "MulT"}
+OURS = {"mmolre": "MMoLRE, sentiment alone", "mmolre-both": "MMoLRE, both tasks"}
+FIRST_SEED = 1111
+"""MMSA's own first one."""
+
+
+def ours(features: Path, name: str, seed: int, folder: Path, epochs: int, patience: int) -> dict[str, Any]:
+    """Train and score MMoLRE; the same shape of result as peer.py's."""
+    manifest = features / "manifest.csv"
+    settings = {"seed": str(seed), "training.epochs": str(epochs), "training.patience": str(patience)}
+    if name == "mmolre":
+        settings["model.tasks"] = "[sentiment]"
+    recipe = load_recipe(HERE / "ours.yaml", settings)
+    state = train(recipe, [manifest], folder).state
+    sources = make_sources(recipe)
+    test = build_dataset([u for u in read_manifest(manifest) if u.split == "test"], sources, None)
+    model = MMoLRE.from_pretrained(folder / "model")
+    arrays = [dict(x) for x in test.arrays]
+    start = time.perf_counter()
+    raw = infer(model, arrays, each_alone=False)
+    seconds = time.perf_counter() - start
+    log = [json.loads(line) for line in (folder / LOG_FILE).read_text().splitlines()]
+    ends = [0.0, *(line["seconds"] for line in log if line["event"] == "epoch")]
+    return {
+        "model": name,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "epochs": state["epoch"],
+        "best_epoch": state["best_epoch"],
+        "epoch_seconds": np.diff(ends).tolist(),
+        "test_seconds": seconds,
+        "predictions": raw.sentiment.tolist(),
+    }
+
+
+def peer(python: Path, features: Path, name: str, seed: int, out: Path, epochs: int, patience: int) -> dict[str, Any]:
+    """Train and score one of MMSA's models in its own environment."""
+    command = [python, HERE / "peer.py", features / "mmsa.pkl", name, seed, out, "--epochs", epochs]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(part) for part in [*command, "--patience", patience]], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{name}, seed {seed}: {done.stderr[-2000:]}")
+    return json.loads(out.read_text())
+
+
+def summarize(results: dict[str, list[dict[str, Any]]], truth: np.ndarray, about: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of it: no prediction and no label."""
+    rows: dict[str, Any] = {}
+    for name, several in results.items():
+        metrics = [sentiment_metrics(np.array(one["predictions"]), truth) for one in several]
+        rows[name] = {
+            "title": (OURS | PEERS)[name],
+            "parameters": several[0]["parameters"],
+            "epochs": [one["epochs"] for one in several],
+            "best_epochs": [one["best_epoch"] for one in several],
+            "epoch_seconds": statistics.median(s for one in several for s in one["epoch_seconds"]),
+            "predictions_per_second": statistics.median(len(truth) / one["test_seconds"] for one in several),
+            "metrics": {
+                f"sentiment.{key}": {
+                    "mean": statistics.fmean(values),
+                    "sd": statistics.stdev(values) if len(values) > 1 else None,
+                    "values": values,
+                }
+                for key in ("mae", "corr", "acc2_has0", "acc2_non0", "acc7")
+                if (values := [of[key] for of in metrics])
+            },
+        }
+    return about | {"rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("features", type=Path, help="what features.py made")
+    parser.add_argument("--python", type=Path, required=True, help="of the environment with MMSA in it")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--patience", type=int, default=4)
+    parser.add_argument("--only", nargs="*", help="names of models")
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = read_manifest(options.features / "manifest.csv")
+    truth = np.array([u.sentiment for u in rows if u.split == "test"], np.float64)
+    about = {
+        "seeds": options.seeds,
+        "utterances": {s: sum(u.split == s for u in rows) for s in ("train", "valid", "test")},
+        "budget": {"epochs": options.epochs, "patience": options.patience},
+        "versions": versions() | {"MMSA": "2.2.1"},
+    }
+    results: dict[str, list[dict[str, Any]]] = {}
+    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+        for name in (n for n in [*OURS, *PEERS] if not options.only or n in options.only):
+            path = options.out / f"{name}-{seed}.json"
+            if not path.exists():
+                print(f"{name}, seed {seed}", flush=True)
+                budget = (options.epochs, options.patience)
+                if name in OURS:
+                    made = ours(options.features, name, seed, options.out / f"{name}-{seed}", *budget)
+                else:
+                    beside = path.with_suffix(".part")
+                    made = peer(options.python.absolute(), options.features, name, seed, beside, *budget)
+                    beside.unlink()
+                write_text(path, json.dumps(made))
+            results.setdefault(name, []).append(json.loads(path.read_text()))
+            write_text(options.out / "peers.json", json.dumps(summarize(results, truth, about), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

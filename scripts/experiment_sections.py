@@ -1,0 +1,241 @@
+"""The sections of docs/results.md that tell of experiments, from what scripts/record_experiment.py has kept."""
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmolre.evaluate.report import direction
+from mmolre.experiments import table
+
+CLAIMED = ("sentiment.mae", "sentiment.corr", "emotion.wa_mean", "emotion.macro_f1")
+"""The metrics that claims are made of."""
+REFERENCES = ("hard", "single")
+SHARE = 1 / 5
+"""Of the middle's parameters of full-rank PLE: what MMoLRE may have at most."""
+LEVEL = 0.05
+BETTER_MAE = 0.02
+"""How much lower, relatively, MAE has to be than that of the best of MMSA's models."""
+
+Page = list[str]
+
+
+def sections(root: Path) -> Page:
+    """All sections, in a fixed order; a kind without any result has none."""
+    kinds: dict[str, tuple[str, Callable[[Mapping[str, Any]], Page]]] = {
+        "compare": ("Comparison", comparison),
+        "ablate": ("Ablation", ablation),
+        "sweep": ("Number of shared experts, and how many are kept", sweep),
+        "conflict": ("Task conflict", conflict),
+        "efficiency": ("Efficiency", efficiency),
+        "peers": ("Beside MMSA", peers),
+    }
+    lines: Page = []
+    for kind, (heading, write) in kinds.items():
+        for path in sorted((root / "results" / "experiments").glob(f"{kind}*.json")):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            title = content.get("title", "")
+            lines += [f"## {heading}{': ' if title else ''}{title}", ""]
+            note = root / "results" / "notes" / f"{path.stem}.md"
+            if note.exists():
+                lines += [note.read_text(encoding="utf-8").strip(), ""]
+            lines += write(content)
+            if (root / "docs" / "figures" / f"{path.stem}.svg").exists():
+                lines += [f"![{heading}](figures/{path.stem}.svg)", ""]
+    return lines
+
+
+def comparison(content: Mapping[str, Any]) -> Page:
+    """What was claimed, and whether it held; then the tables of `mmolre compare`."""
+    rows = list(_claims(content))
+    lines: Page = []
+    if rows:
+        lines += [
+            "What MMoLRE is for is to be better than hard sharing and than a model for each task, at a fraction of "
+            "the parameters of full-rank experts. Held: better, and p below 0.05; not shown: better, but chance would "
+            "do as much; did not hold: no better.",
+            "",
+            *_table(["claim", "metric", "MMoLRE", "the other", "difference, 95 % interval, p", "verdict"], rows),
+        ]
+    return lines + _tables("", content)
+
+
+def ablation(content: Mapping[str, Any]) -> Page:
+    """The tables of `mmolre ablate`, after a sentence on what was no loss to remove."""
+    idle = [
+        f"{content['rows'][name]['title']} ({', '.join(table.NAMES[key] for key in keys)})"
+        for name, per in content["better"].items()
+        if (keys := [key for key in CLAIMED if (of := per["mmolre"].get(key)) and of["delta"] > 0])
+    ]
+    lines = [f"Better without, on the metrics named (chance included): {'; '.join(idle)}.", ""] if idle else []
+    return lines + _tables("", content)
+
+
+def sweep(content: Mapping[str, Any]) -> Page:
+    """A table per metric: N across, k down, the best cell in bold."""
+    cells: dict[tuple[int, int], Mapping[str, Any]] = {}
+    for name, row in content["rows"].items():
+        n, k = map(int, re.findall(r"n(\d+)-k(\d+)", name)[0])
+        cells[n, k] = row["metrics"]
+    experts, kept = sorted({n for n, _ in cells}), sorted({k for _, k in cells})
+    equal = "equal total rank" if content["equal"] == "total" else "equal rank per expert"
+    lines = [f"{_seeds(content)}, {content['n']:,} utterances of test, {equal}.", ""]
+    for key in CLAIMED:
+        values = {cell: metrics[key]["mean"] for cell, metrics in cells.items() if key in metrics}
+        if not values:
+            continue
+        best = (min if direction(key) == "min" else max)(values.values())
+        body = [[f"k = {k}", *(_best(values.get((n, k)), best) for n in experts)] for k in kept]
+        lines += _table([table.NAMES[key], *(f"N = {n}" for n in experts)], body)
+    return lines
+
+
+def conflict(content: Mapping[str, Any]) -> Page:
+    """The cosine between the tasks' gradients per layer, and over the quarters of the training."""
+    body = []
+    for name, run in content["runs"].items():
+        for layer, of in run["layers"].items():
+            spread = f" ± {of['se']:.3f}" if of["se"] is not None else ""
+            quarters = " → ".join("–" if q is None else f"{q:+.3f}" for q in of["quarters"])
+            body.append([name, layer, f"{of['mean']:+.3f}{spread}", f"{100 * of['negative']:.0f} %", quarters])
+    heads = ["run", "layer", "mean cosine ± standard error", "below 0", "by quarter of the training"]
+    return [
+        "Cosine between the gradients of the two tasks' losses of one batch, of what both tasks reach; below 0 they "
+        "conflict. The standard error takes the batches for independent.",
+        "",
+        *_table(heads, body),
+    ]
+
+
+def efficiency(content: Mapping[str, Any]) -> Page:
+    """Parameters, FLOPs, time and memory against N; the crossing of gathering and masking."""
+    cells, experts = content["cells"], content["experts"]
+    body = []
+    for i, n in enumerate(experts):
+        row = [str(n)]
+        for key, form in (
+            ("parameters", lambda v: f"{v / 1e6:.2f}"),
+            ("flops", lambda v: f"{v / 1e6:.0f}"),
+            ("step_ms", lambda v: f"{v:.0f}"),
+            ("memory_bytes", lambda v: f"{v / 1e6:.0f}"),
+        ):
+            low, full = cells["low"][key][i], cells["full"][key][i]
+            row.append(f"{form(low)} / {form(full)} ({full / low:.1f})" if low else f"– / {form(full)}")
+        body.append(row)
+    heads = ["N", "parameters, M", "MFLOPs per utterance", "CPU ms per step", "MB per step"]
+    crossing = []
+    for kept, ratios in content["gathering"].items():
+        of = experts[len(experts) - len(ratios) :]
+        first = next((n for n, ratio in zip(of, ratios, strict=True) if ratio > 1), None)
+        told = ", ".join(f"N = {n}: {ratio:.2f}" for n, ratio in zip(of, ratios, strict=True))
+        crossing.append([f"k = {kept}", told, f"N = {first}" if first else "never"])
+    return [
+        f"Low rank (r = {content['ranks']['low']}) / full rank (r = {content['ranks']['full']}), in brackets how many "
+        "times as much full rank takes. The middle of one modality, two blocks, "
+        f"d = {content['width']}, k = {content['kept']}, batches of {content['batch']} utterances of "
+        f"{content['time_steps']} time steps; time is of the process on one thread of a CPU shared with other work, "
+        f"the median of {content['repeats']} turns: read the ratios. `python benchmarks/efficiency.py`.",
+        "",
+        *_table(heads, body),
+        "Time of computing all low-rank experts and masking, over that of gathering the kept ones' columns (forward "
+        "and backward, the second block); above 1 gathering wins, and the bank then does it by itself:",
+        "",
+        *_table(["", "all and masked ÷ gathered", "gathering wins from"], crossing),
+    ]
+
+
+def peers(content: Mapping[str, Any]) -> Page:
+    """Accuracy, size and speed beside MMSA's models, and whether what was aimed at was reached."""
+    rows, counts = content["rows"], content["utterances"]
+    keys = [key for key in table.SHOWN if all(key in row["metrics"] for row in rows.values())]
+    body = [
+        [
+            row["title"],
+            *(_mean(row["metrics"][key]) for key in keys),
+            f"{row['parameters']:,}",
+            f"{row['epoch_seconds']:.1f}",
+            f"{row['predictions_per_second']:,.0f}",
+            ", ".join(map(str, row["best_epochs"])),
+        ]
+        for row in rows.values()
+    ]
+    heads = ["", *(table.NAMES[key] for key in keys), "parameters", "s per epoch", "predictions per s", "best epochs"]
+    theirs = {name: row for name, row in rows.items() if not name.startswith("mmolre")}
+    verdicts = []
+    for name, row in rows.items():
+        if name in theirs or not theirs:
+            continue
+        best = min(theirs.values(), key=lambda r: r["metrics"]["sentiment.mae"]["mean"])
+        less = 1 - row["metrics"]["sentiment.mae"]["mean"] / best["metrics"]["sentiment.mae"]["mean"]
+        held = "held" if less >= BETTER_MAE else "did not hold"
+        verdicts.append(
+            f"- {row['title']}: MAE at least {BETTER_MAE:.0%} below the best of MMSA's ({best['title']}): **{held}** "
+            f"({less:+.1%})."
+        )
+        if "mult" in theirs:
+            ratio = theirs["mult"]["epoch_seconds"] / row["epoch_seconds"]
+            held = "held" if ratio > 1 else "did not hold"
+            verdicts.append(f"- {row['title']}: faster per epoch than MulT: **{held}** ({ratio:.1f} times as fast).")
+    return [
+        f"CMU-MOSEI's utterances with text and 45 numbers of audio ({counts['train']:,} to train, {counts['valid']:,} "
+        f"valid, {counts['test']:,} test); sentiment; the same frozen features for all, {_seeds(content).lower()}, "
+        f"at most {content['budget']['epochs']} epochs, patience {content['budget']['patience']}, the epoch with the "
+        "lowest MAE on valid. Seconds and predictions per second on one CPU thread shared with other work, from "
+        "features: read the ratios. [benchmarks/peers](../benchmarks/peers/README.md) says how MMSA is run.",
+        "",
+        *_table(heads, body),
+        *verdicts,
+        "",
+    ]
+
+
+def _claims(content: Mapping[str, Any]) -> Iterator[list[str]]:
+    rows = content["rows"]
+    for reference in (r for r in REFERENCES if r in rows):
+        for key in CLAIMED:
+            of = content["better"].get("mmolre", {}).get(reference, {}).get(key)
+            if of is None:
+                continue
+            verdict = "did not hold" if of["delta"] <= 0 else "held" if of["p"] < LEVEL else "not shown"
+            own, other = (_mean(rows[name]["metrics"][key]) for name in ("mmolre", reference))
+            interval = "" if of["low"] is None else f" [{of['low']:+.4f}, {of['high']:+.4f}]"
+            told = f"{of['delta']:+.4f}{interval}, {of['p']:.3f}"
+            better = f"better than {rows[reference]['title'].lower()}"
+            yield [better, table.NAMES[key], own, other, told, f"**{verdict}**"]
+    costs = content.get("costs", {})
+    if {"mmolre", "ple"} <= costs.keys():
+        own, other = (costs[name]["middle"] for name in ("mmolre", "ple"))
+        verdict = "held" if own <= SHARE * other else "did not hold"
+        claim = "at most 1/5 of full-rank PLE's middle"
+        yield [claim, "parameters", f"{own:,}", f"{other:,}", f"1/{other / own:.1f}", f"**{verdict}**"]
+
+
+def _tables(title: str, content: Mapping[str, Any]) -> Page:
+    """The package's own page of an experiment, its headings two levels down, without the first."""
+    lines = table.markdown(title, content).splitlines()[2:]
+    return [*(f"##{line}" if line.startswith("#") else line for line in lines), ""]
+
+
+def _seeds(content: Mapping[str, Any]) -> str:
+    return f"{content['seeds']} seeds" if content["seeds"] > 1 else "One seed"
+
+
+def _mean(metric: Mapping[str, Any]) -> str:
+    return f"{metric['mean']:.4f}" + ("" if metric["sd"] is None else f" ± {metric['sd']:.4f}")
+
+
+def _best(value: float | None, best: float) -> str:
+    if value is None or math.isnan(value):
+        return ""
+    return f"**{value:.4f}**" if value == best else f"{value:.4f}"
+
+
+def _table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> Page:
+    return [
+        "| " + " | ".join(heads) + " |",
+        "|---" * len(heads) + "|",
+        *("| " + " | ".join(line) + " |" for line in body),
+        "",
+    ]

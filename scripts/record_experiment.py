@@ -1,0 +1,51 @@
+"""Keep an experiment's numbers under results/experiments/, from which docs/results.md is made.
+
+    python scripts/record_experiment.py runs/mosei/compare.json mosei "CMU-MOSEI, text"
+
+Takes what `mmolre compare`, `ablate`, `sweep` and `explain` (conflict.json) and benchmarks/peers/compare.py wrote
+(peers.json): metrics, costs and times, no label and no prediction. The SVG figure beside it goes to docs/figures/.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from mmolre.files import write_text
+
+ROOT = Path(__file__).parent.parent
+KINDS = ("compare", "ablate", "sweep-total", "sweep-each", "conflict", "peers")
+UNWANTED = ("cosines", "steps")
+"""Of each step: in the figure."""
+
+
+def record(source: Path, name: str, title: str, root: Path = ROOT) -> Path:
+    """Write the record; returns its file."""
+    if source.stem not in KINDS:
+        raise SystemExit(f"{source}: not one of {', '.join(f'{kind}.json' for kind in KINDS)}")
+    content = {"title": title} | _without(json.loads(source.read_text(encoding="utf-8")))
+    target = root / "results" / "experiments" / f"{source.stem}-{name}.json"
+    write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if (figure := source.with_suffix(".svg")).exists():
+        (root / "docs" / "figures").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(figure, root / "docs" / "figures" / f"{target.stem}.svg")
+    return target
+
+
+def _without(value):
+    if isinstance(value, dict):
+        return {key: _without(item) for key, item in value.items() if key not in UNWANTED}
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("name", help="short; names the file")
+    parser.add_argument("title", help="the data, for people")
+    options = parser.parse_args()
+    print(record(options.source, options.name, options.title))
+
+
+if __name__ == "__main__":
+    main()
