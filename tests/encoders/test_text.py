@@ -1,5 +1,7 @@
 """Token-level text features, on a tiny RoBERTa and on the default encoder where it is installed."""
 
+import json
+import shutil
 import sys
 
 import numpy as np
@@ -222,3 +224,16 @@ def test_the_default_encoder():
         return mean / np.linalg.norm(mean)
 
     assert pooled(good) @ pooled(alike) > 0.5 > pooled(good) @ pooled(long)
+
+
+def test_upper_case_throughout_is_read_in_lower_case(folder, tmp_path):
+    cased = shutil.copytree(folder, tmp_path / "cased")
+    path = cased / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": None}))
+    encoder = TextEncoder(str(cased), lower_if_upper=True, tokens=True)
+    shouted, said, mixed = (f.values.tolist() for f in encoder.encode(["I LOVE THIS", "i love this", "I love THIS"]))
+    assert shouted == said != mixed
+    plain = TextEncoder(str(cased), tokens=True)
+    assert plain.encode(["I LOVE THIS"])[0].values.tolist() != said
+    assert plain.fingerprint != encoder.fingerprint
+    assert from_spec(encoder.spec).fingerprint == encoder.fingerprint

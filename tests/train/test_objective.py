@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -188,3 +189,58 @@ def test_a_task_without_labels_teaches_its_parts_nothing(settings):
             assert gradient == 0, name
         elif name.startswith(("heads.sentiment", "unimodal_heads.sentiment")):
             assert gradient > 0, name
+
+
+# ---- other ways with emotions ----
+
+
+def test_soft_targets_by_hand():
+    truth = torch.tensor([[0.0, 1, 3, 2, NAN, NAN]])
+    logits = torch.tensor([[0.5, -1.0, 2.0, 0.0, 9.0, 9.0]])
+    recipe = ObjectiveRecipe(emotion_targets="soft")
+    cells = [softplus(0.5), softplus(-1) + 1 / 3, softplus(2) - 2, math.log(2)]  # softplus(z) - target z
+    assert emotion_loss(logits, truth, recipe=recipe).item() == pytest.approx(sum(cells) / 4)
+
+
+def test_asymmetric_loss_by_hand():
+    truth = torch.tensor([[0.0, 0, 1, NAN, NAN, NAN]])
+    logits = torch.tensor([[1.0, -4.0, -1.0, 9, 9, 9]], requires_grad=True)
+    recipe = ObjectiveRecipe(emotion_focus=2, emotion_margin=0.05)
+    p = 1 / (1 + math.exp(-1)) - 0.05
+    cells = [p**2 * -math.log(1 - p), 0.0, softplus(1)]  # the second is absent so surely that it counts nothing
+    loss = emotion_loss(logits, truth, recipe=recipe)
+    assert loss.item() == pytest.approx(sum(cells) / 3)
+    loss.backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+def test_present_emotions_count_by_how_rare_they_are():
+    objective = make(emotion_balance=0.5)
+    rows = tiny_rows(10).utterances
+    first = [0.0] * 8 + [1.0, 2.0]
+    rows = [dataclasses.replace(u, emotions=(x, 0.0, None, None, None, 1.0)) for u, x in zip(rows, first, strict=True)]
+    objective.count(rows)
+    assert objective.present_weight.tolist() == [2, 1, 1, 1, 1, 1]  # (8 / 2) ** 0.5; one-sided ones stay
+    logits = torch.zeros(1, 6)
+    present, absent = (
+        objective(output(torch.zeros(1), logits), labels([NAN], [[x, *[NAN] * 5]])).tasks["emotion"].item()
+        for x in (1.0, 0.0)
+    )
+    assert present == pytest.approx(2 * absent)
+
+
+def test_r_drop_by_hand():
+    objective = make(r_drop=0.5, emotion=2.0)
+    batch = labels([1.0, NAN], [[1.0, 0, 0, 0, 0, 0], [NAN] * 6])
+    first = output(torch.tensor([1.5, 7.0]), torch.tensor([[1.0] * 6, [5.0] * 6]))
+    second = output(torch.tensor([0.0, -7.0]), torch.tensor([[-1.0] * 6, [3.0] * 6]))
+    found = objective.twice(first, second, batch)
+    p, q = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(1))
+    kl = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+    one, two = objective(first, batch), objective(second, batch)
+    assert found.tasks["sentiment"].item() == pytest.approx((0.5 + 1) / 2 + 0.5 * 1.5**2)
+    emotion = (one.tasks["emotion"] + two.tasks["emotion"]).item() / 2 + 2 * 0.5 * kl  # symmetric: both KLs are equal
+    assert found.tasks["emotion"].item() == pytest.approx(emotion)
+    assert found.total.item() == pytest.approx(sum(x.item() for x in found.tasks.values()))
+    assert objective.twice(first, first, batch).total.item() == pytest.approx(one.total.item())

@@ -32,6 +32,8 @@ class TextEncoder(Encoder):
             (512 for BERT and RoBERTa).
         tokens: stop before the embeddings: the features are the tokens' ids, (T, 1, 2) digits to the base
             :data:`ID_BASE`; ``layers`` then means nothing. For an encoder that adapts as a whole.
+        lower_if_upper: put texts that are upper case throughout into lower case, for tokenizers that know the
+            difference.
     """
 
     modality = "text"
@@ -42,6 +44,7 @@ class TextEncoder(Encoder):
         layers: Sequence[int] = (-1,),
         max_tokens: int | None = None,
         tokens: bool = False,
+        lower_if_upper: bool = False,
         device: str = "cpu",
     ):
         super().__init__(source, layers, device)
@@ -49,11 +52,13 @@ class TextEncoder(Encoder):
             raise UserError(f"max_tokens is {max_tokens}: at least 3 are needed, two of them for special tokens")
         self.max_tokens = max_tokens
         self.tokens = tokens
+        self.lower_if_upper = lower_if_upper
 
     @property
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"max_tokens": self.max_tokens}
-        return options | ({"tokens": True} if self.tokens else {})
+        # Off, they are left out: what was encoded before they were options stays valid.
+        return options | {name: True for name in ("tokens", "lower_if_upper") if getattr(self, name)}
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -106,6 +111,8 @@ class TextEncoder(Encoder):
                 raise TextError(f"text {number} of {len(items)}: {reason}")
         if not items:
             return []
+        if self.lower_if_upper:
+            items = [text.lower() if text.isupper() else text for text in items]
         window = self.window
         ids = self.tokenizer(list(items), add_special_tokens=True, verbose=False)["input_ids"]
         long = [i for i, tokens in enumerate(ids) if len(tokens) > window]

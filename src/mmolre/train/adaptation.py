@@ -70,7 +70,7 @@ def _encoder(
     modality: str, part: EncoderRecipe, layers: tuple[int, ...], stride: int, tokens: bool, device: str
 ) -> Encoder:
     if modality == "text":
-        return TextEncoder(part.source, layers, part.max_tokens, tokens, device)
+        return TextEncoder(part.source, layers, part.max_tokens, tokens, part.lower_if_upper, device)
     return AudioEncoder(part.source, layers, stride, device)
 
 

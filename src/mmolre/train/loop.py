@@ -97,6 +97,7 @@ class Trainer:
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
         self.device = next(model.parameters()).device
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
+        self.objective.count(train.utterances)
         self.averaged = _copy_of(model).eval() if recipe.training.ema else model
         rates = {m: part.learning_rate or recipe.training.encoder_learning_rate for m, part in recipe.encoders.items()}
         self.optimizer = torch.optim.AdamW(parameter_groups([model, self.objective], recipe.training, rates), lr=0.0)
@@ -242,7 +243,11 @@ class Trainer:
         batch = collate([self.train_rows.utterances[i] for i in rows], [self.train_rows.arrays[i] for i in rows])
         batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            loss = self.objective(self.model(batch.features, batch.masks), batch)
+            output = self.model(batch.features, batch.masks)
+            if self.recipe.objective.r_drop:
+                loss = self.objective.twice(output, self.model(batch.features, batch.masks), batch)
+            else:
+                loss = self.objective(output, batch)
         losses = {"loss": loss.total.item()} | {name: part.item() for name, part in loss.parts.items()}
         if not math.isfinite(losses["loss"]):
             self._stop_at_nan(batch.ids, {name: losses[name] for name in loss.parts})

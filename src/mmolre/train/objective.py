@@ -1,5 +1,6 @@
 """The loss: masked L1 for sentiment, masked BCE for the emotions, auxiliary and balance terms."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from mmolre.data.batching import Batch
 from mmolre.model.mmolre import Output
+from mmolre.schema import EMOTIONS, Utterance
 from mmolre.train.recipe import ObjectiveRecipe
 
 
@@ -35,7 +37,14 @@ def sentiment_loss(prediction: Tensor, truth: Tensor) -> Tensor:
     return difference.abs().sum() / labelled.sum().clamp(min=1)
 
 
-def emotion_loss(logits: Tensor, truth: Tensor, exclusive: Tensor | None = None) -> Tensor:
+def emotion_loss(
+    logits: Tensor,
+    truth: Tensor,
+    exclusive: Tensor | None = None,
+    *,
+    recipe: ObjectiveRecipe | None = None,
+    present_weight: Tensor | None = None,
+) -> Tensor:
     """Mean binary cross-entropy over the labelled cells; present iff intensity > 0.
 
     Args:
@@ -44,14 +53,26 @@ def emotion_loss(logits: Tensor, truth: Tensor, exclusive: Tensor | None = None)
         exclusive: (B,) bool, the utterances that are known to hold at most one emotion. Those of them with six labels
             get, in each cell, a sixth of the cross-entropy of a softmax over the six logits and a 0 for none: what the
             voice of one emotion says against the others counts, too (ours).
+        recipe: its ``emotion_targets``, ``emotion_focus`` and ``emotion_margin``; their defaults where not given.
+        present_weight: (6,), how much a present emotion counts; 1 where not given.
     """
+    recipe = recipe or ObjectiveRecipe()
     labelled = ~truth.isnan()
     there = truth > 0  # False where NaN
-    cells = F.binary_cross_entropy_with_logits(logits, there.to(logits.dtype), reduction="none")
+    target = there.to(logits.dtype) if recipe.emotion_targets == "binary" else (truth.nan_to_num() / 3).clamp(0, 1)
+    if recipe.emotion_focus:
+        logits = logits.float()  # bfloat16's probabilities are too coarse for powers of them
+        easy = (logits.sigmoid() - recipe.emotion_margin).clamp(min=0)
+        absent = easy**recipe.emotion_focus * -torch.log1p(-easy.clamp(max=1 - 1e-6))
+        cells = target * -F.logsigmoid(logits) + (1 - target) * absent
+    else:
+        cells = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if present_weight is not None:
+        cells = cells * torch.where(there, present_weight, 1.0)
     if exclusive is not None:
         one = exclusive & labelled.all(dim=1) & (there.sum(dim=1) <= 1)
-        target = torch.where(there.any(dim=1), there.to(torch.int8).argmax(dim=1), logits.shape[1])
-        among = F.cross_entropy(F.pad(logits, (0, 1)), target, reduction="none")
+        which = torch.where(there.any(dim=1), there.to(torch.int8).argmax(dim=1), logits.shape[1])
+        among = F.cross_entropy(F.pad(logits, (0, 1)), which, reduction="none")
         cells = torch.where(one[:, None], among[:, None] / logits.shape[1], cells)
     return torch.where(labelled, cells, 0.0).sum() / labelled.sum().clamp(min=1)
 
@@ -62,12 +83,24 @@ class Objective(nn.Module):
     Uncertainty weighting (Kendall et al., 2018): exp(-s) * loss + s per task, s learned from 0.
     """
 
+    present_weight: Tensor
+
     def __init__(self, recipe: ObjectiveRecipe, tasks: tuple[str, ...]) -> None:
         super().__init__()
         self.recipe = recipe
         self.weights: dict[str, float] = {task: getattr(recipe, task) for task in tasks}
         learned = recipe.balance_tasks == "uncertainty"
         self.log_variance = nn.ParameterDict({task: nn.Parameter(torch.zeros(())) for task in tasks if learned})
+        self.register_buffer("present_weight", torch.ones(len(EMOTIONS)), persistent=False)
+
+    def count(self, utterances: Sequence[Utterance]) -> None:
+        """Take the weights of present emotions from the training split's labels."""
+        for i in range(len(EMOTIONS)):
+            labels = [u.emotions[i] for u in utterances]
+            present = sum(label is not None and label > 0 for label in labels)
+            absent = sum(label is not None for label in labels) - present
+            if present and absent:
+                self.present_weight[i] = (absent / present) ** self.recipe.emotion_balance
 
     def forward(self, output: Output, batch: Batch) -> Loss:
         truths = {"sentiment": batch.sentiment, "emotion": batch.emotions}
@@ -77,7 +110,7 @@ class Objective(nn.Module):
         auxiliary: list[tuple[str, Tensor]] = []
         for task, weight in self.weights.items():
             truth = truths[task]
-            parts[task] = _task_loss(task, output.tasks[task], truth, exclusive)
+            parts[task] = self._task_loss(task, output.tasks[task], truth, exclusive)
             term = weight * parts[task]
             if task in self.log_variance:
                 # A batch without a label of this task says nothing of its uncertainty.
@@ -87,7 +120,7 @@ class Objective(nn.Module):
             for x, rows in output.unimodal[task].values():
                 # A head without a label in the batch is no part of the mean: it would only make the others count less.
                 if not truth[rows].isnan().all():
-                    own = _task_loss(task, x, truth[rows], exclusive[rows])
+                    own = self._task_loss(task, x, truth[rows], exclusive[rows])
                     auxiliary.append((task, weight * own))
         for task, loss in auxiliary:
             tasks[task] = tasks[task] + self.recipe.unimodal * loss / len(auxiliary)
@@ -98,6 +131,29 @@ class Objective(nn.Module):
         total = torch.stack([*tasks.values(), common]).sum()
         return Loss(total, {name: part.detach() for name, part in parts.items()}, tasks, common)
 
+    def twice(self, first: Output, second: Output, batch: Batch) -> Loss:
+        """R-Drop: the mean loss of two passes over a batch, and how far they differ on its labelled utterances."""
+        one, two = self(first, batch), self(second, batch)
+        labelled = {"sentiment": ~batch.sentiment.isnan(), "emotion": ~batch.emotions.isnan()}
+        differences = {}
+        for task in self.weights:
+            a, b = first.tasks[task].float(), second.tasks[task].float()
+            # KL(p | q) + KL(q | p) of two coins is (p - q)(logit p - logit q).
+            apart = (a - b) ** 2 if task == "sentiment" else (a.sigmoid() - b.sigmoid()) * (a - b) / 2
+            differences[task] = (apart * labelled[task]).sum() / labelled[task].sum().clamp(min=1)
+        weighted = {task: self.recipe.r_drop * self.weights[task] * x for task, x in differences.items()}
+        tasks = {task: (one.tasks[task] + two.tasks[task]) / 2 + weighted[task] for task in self.weights}
+        common = (one.common + two.common) / 2
+        parts = {name: (one.parts[name] + two.parts[name]) / 2 for name in one.parts}
+        parts["r_drop"] = torch.stack(list(differences.values())).sum().detach()
+        return Loss(torch.stack([*tasks.values(), common]).sum(), parts, tasks, common)
+
+    def _task_loss(self, task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor) -> Tensor:
+        if task == "sentiment":
+            return sentiment_loss(prediction, truth)
+        weight = self.present_weight if self.recipe.emotion_balance else None
+        return emotion_loss(prediction, truth, exclusive, recipe=self.recipe, present_weight=weight)
+
     def _exclusive(self, batch: Batch) -> Tensor:
         """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``."""
         rows = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.sentiment.device)
@@ -106,7 +162,3 @@ class Objective(nn.Module):
             if set(wanted) <= set(batch.masks):  # a modality that no utterance of the batch has is not among them
                 rows |= torch.stack([mask.any(dim=1) == (m in wanted) for m, mask in batch.masks.items()]).all(dim=0)
         return rows
-
-
-def _task_loss(task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor) -> Tensor:
-    return sentiment_loss(prediction, truth) if task == "sentiment" else emotion_loss(prediction, truth, exclusive)

@@ -28,6 +28,8 @@ class EncoderRecipe(_Part):
         mix: ``weights`` or ``concat``: see :class:`mmolre.model.config.ModalityConfig`.
         dropout: of the values that are projected; for small corpora.
         max_tokens: text only: cut there; the encoder's own window by default.
+        lower_if_upper: text only: texts in upper case throughout (CMU-MOSI's) are read in lower case; for encoders that
+            tell the two apart (RoBERTa).
         adapt: ``frozen``; ``full``: its upper layers learn with the model; ``lora``: low-rank adapters in them do. What
             leaves the layers below is computed once and kept.
         upper: how many of its layers adapt, counted from the top; all by default.
@@ -44,6 +46,7 @@ class EncoderRecipe(_Part):
     mix: Literal["weights", "concat"] = "weights"
     dropout: float = Field(default=0.0, ge=0, lt=1)
     max_tokens: int | None = Field(default=None, ge=3)
+    lower_if_upper: bool = False
     adapt: Literal["frozen", "lora", "full"] = "frozen"
     upper: int | None = Field(default=None, ge=1)
     embeddings: bool | None = None
@@ -98,6 +101,15 @@ class ObjectiveRecipe(_Part):
     Attributes:
         sentiment, emotion: fixed task weights.
         balance_tasks: ``fixed``, or ``uncertainty``: learned homoscedastic weights (Kendall et al., 2018) on top.
+        emotion_targets: what an emotion's probability learns: ``binary``, present or not; ``soft``, a third of its
+            intensity (0 to 3; labels that only say present, 1, become a third too).
+        emotion_balance: a present emotion counts (absent / present) to this power, by the training split's counts: 0
+            all alike, 1 each emotion's two sides the same.
+        emotion_focus: asymmetric loss (Ridnik et al., ICCV 2021): an absent emotion counts its probability, less
+            ``emotion_margin``, to this power, so that easy absences count little; 0 for none, 4 in the paper.
+        emotion_margin: see there; only where ``emotion_focus`` is not 0.
+        r_drop: weight of the difference between two passes with dropout drawn twice (R-Drop; Wu et al., NeurIPS 2021;
+            squared for sentiment, symmetric KL for emotions); 0 for one pass. Costs a second pass.
         unimodal: weight of the mean of the auxiliary unimodal losses.
         router_balance: weight of the balance term.
         exclusive: sets of modalities, e.g. ``[audio]``, whose utterances hold at most one emotion (acted voices): their
@@ -109,6 +121,11 @@ class ObjectiveRecipe(_Part):
     sentiment: float = Field(default=1.0, ge=0)
     emotion: float = Field(default=1.0, ge=0)
     balance_tasks: Literal["fixed", "uncertainty"] = "fixed"
+    emotion_targets: Literal["binary", "soft"] = "binary"
+    emotion_balance: float = Field(default=0.0, ge=0, le=1)
+    emotion_focus: float = Field(default=0.0, ge=0)
+    emotion_margin: float = Field(default=0.05, ge=0, lt=1)
+    r_drop: float = Field(default=0.0, ge=0)
     unimodal: float = Field(default=0.2, ge=0)
     router_balance: float = Field(default=1e-3, ge=0)
     exclusive: tuple[str, ...] = ()
