@@ -9,6 +9,7 @@ from mmolre.recordings.words import clock
 from mmolre.schema import EMOTIONS
 
 _MOST = 500  # bars over the width; more cannot be told apart
+_SMOOTHED = 60  # with more points a line from each to the next is a tangle, and their running mean is drawn
 _HEIGHT = 120
 _HEAD = f'<line class="head" x1="-9" x2="-9" y1="0" y2="{_HEIGHT}"/>'
 
@@ -42,7 +43,7 @@ def render(timeline: Timeline) -> str:
             '<div class="scale" aria-hidden="true"><span>+3</span><span>0</span><span>−3</span></div>'
             f"{_curve(bars, seconds)}{axis}</div>"
             '<p class="legend"><span>up: positive, down: negative; a dot is an utterance</span>'
-            f"<span>{_band_legend(bars)}</span>"
+            f"{_line_legend(bars)}<span>{_band_legend(bars)}</span>"
             f'<span class="screen">click: play from there; arrow keys: 5 s</span><span>{means}</span></p></section>'
         )
     if any(b.emotions for b in bars):
@@ -59,28 +60,43 @@ def _band_legend(bars: Sequence[_Bar]) -> str:
     return "pale: uncertainty band" if any(b.low is not None for b in bars) else "uncertainty band not known"
 
 
+def _line_legend(bars: Sequence[_Bar]) -> str:
+    reach = _reach(bars)
+    return f"<span>line: mean of {2 * reach + 1} next to each other</span>" if reach else ""
+
+
+def _reach(bars: Sequence[_Bar]) -> int:
+    """How many points to either side the line's mean takes in."""
+    return 0 if len(bars) <= _SMOOTHED else -(-len(bars) // 80)
+
+
 def _curve(bars: Sequence[_Bar], seconds: float) -> str:
     shapes = [f'<line class="grid" x1="0" x2="1000" y1="{_y(v)}" y2="{_y(v)}"/>' for v in (-2, -1, 1, 2)]
     shapes.append(f'<line class="zero" x1="0" x2="1000" y1="{_y(0)}" y2="{_y(0)}"/>')
     dots, line, before = [], [], None
-    for b in bars:
-        if b.sentiment is None:
-            continue
+    reach = _reach(bars)
+    values = [b.sentiment for b in bars if b.sentiment is not None]
+    for i, b in enumerate(b for b in bars if b.sentiment is not None):
+        assert b.sentiment is not None
+        around = values[max(i - reach, 0) : i + reach + 1]
         x0, x1 = _x(b.start, seconds), _x(b.end, seconds)
         if b.low is not None and b.high is not None:
             shapes.append(
                 f'<rect class="band" x="{x0}" y="{_y(b.high)}" width="{max(x1 - x0, 1):.2f}" '
                 f'height="{_y(b.low) - _y(b.high):.2f}"/>'
             )
-        point = f"{(x0 + x1) / 2:.2f} {_y(b.sentiment)}"
+        x = f"{(x0 + x1) / 2:.2f}"
         far = before is None or b.start - before > max(10.0, seconds / 50)
-        line.append(f"{'M' if far else 'L'}{point}")
-        kind = " n" if b.sentiment <= -NEUTRAL else " p" if b.sentiment >= NEUTRAL else ""
-        dots.append(f'<path class="dot{kind}" d="M{point}h0.01"/>')
+        line.append(f"{'M' if far else 'L'}{x} {_y(sum(around) / len(around))}")
+        colour = " n" if b.sentiment <= -NEUTRAL else " p" if b.sentiment >= NEUTRAL else ""
+        dots.append(f'<path class="dot{colour}" d="M{x} {_y(b.sentiment)}h0.01"/>')
         before = b.end
-    content = "".join([*shapes, f'<path class="line" d="{"".join(line)}"/>', *dots, _HEAD])
+    kind = "many" if reach else "few"
+    path = f'<path class="line" d="{"".join(line)}"/>'
+    content = "".join([*shapes, *([*dots, path] if reach else [path, *dots]), _HEAD])
     return (
-        f'<svg id="curve" viewBox="0 0 1000 {_HEIGHT}" preserveAspectRatio="none" role="slider" tabindex="0" '
+        f'<svg id="curve" class="{kind}" viewBox="0 0 1000 {_HEIGHT}" '
+        'preserveAspectRatio="none" role="slider" tabindex="0" '
         f'aria-label="Sentiment over time; position in the recording" aria-valuemin="0" '
         f'aria-valuemax="{round(seconds)}" aria-valuenow="0" aria-valuetext="0:00">{content}</svg>'
     )

@@ -1,0 +1,34 @@
+import re
+
+from mmolre.recordings.charts import render
+from mmolre.recordings.timeline import Moment, Timeline
+
+
+def timeline(count: int) -> Timeline:
+    moments = [Moment(5.0 * i, 5.0 * i + 4, "words", sentiment=2.0 * (-1) ** i) for i in range(count)]
+    return Timeline("a.wav", "0", 5.0 * count, moments, "en", "named", "a test", {}, [], "key")
+
+
+def heights(page: str, kind: str) -> list[float]:
+    """Of the points of the curve's paths; 60 is a sentiment of 0, 20 and 100 are +2 and -2."""
+    paths = re.findall(rf'<path class="{kind}[^"]*" d="([^"]*)"', page)
+    return [float(y) for path in paths for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path)]
+
+
+def test_few_points_are_joined():
+    page = render(timeline(20))
+    assert heights(page, "line") == heights(page, "dot") == [20.0, 100.0] * 10
+    assert "next to each other" not in page
+
+
+def test_many_points_get_the_line_of_their_running_mean():
+    page = render(timeline(200))
+    assert heights(page, "dot") == [20.0, 100.0] * 100
+    assert all(abs(y - 60) < 15 for y in heights(page, "line"))
+    assert "mean of 7 next to each other" in page
+
+
+def test_more_points_than_can_be_told_apart_become_means():
+    page = render(timeline(2000))
+    assert len(heights(page, "dot")) == 500
+    assert "Each point is the mean of some utterances." in page
