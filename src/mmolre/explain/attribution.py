@@ -24,7 +24,7 @@ from mmolre.model.router import Gates, TopKRouter
 from mmolre.plotting import pyplot, save
 from mmolre.schema import EMOTIONS, Utterance
 
-STEPS = 64
+STEPS = 32
 BATCH = 16
 _COLUMNS = 14
 
