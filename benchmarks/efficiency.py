@@ -1,6 +1,7 @@
 """What shared experts cost as they become many: low rank against full rank, N = 2 to 64.
 
-    OMP_NUM_THREADS=1 python benchmarks/efficiency.py --out results/experiments/efficiency.json --figure docs/figures/efficiency
+    export OMP_NUM_THREADS=1
+    python benchmarks/efficiency.py --out results/experiments/efficiency.json --figure docs/figures/efficiency
 
 Of the middle of one modality (two UniTSE blocks, d = 384, k = 4, two tasks): parameters; FLOPs of a forward pass of one
 utterance; CPU time and memory of a training step (forward, backward, AdamW) of ``--batch`` utterances of 32 time steps.

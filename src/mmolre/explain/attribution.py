@@ -196,7 +196,8 @@ def figure(path: Path, content: Mapping[str, Any]) -> list[Path]:
 def _cells(axis: Any, values: np.ndarray, relative: np.ndarray, form: str) -> None:
     axis.imshow(relative, cmap="RdBu", vmin=-1.2, vmax=1.2, aspect="auto")
     for (i, j), value in np.ndenumerate(values):
-        axis.text(j, i, form.format(value), ha="center", va="center", fontsize=6, color="black")
+        colour = "white" if abs(relative[i, j]) > 0.7 else "black"
+        axis.text(j, i, form.format(value), ha="center", va="center", fontsize=6, color=colour)
 
 
 def _shown(name: str, value: float) -> str:
