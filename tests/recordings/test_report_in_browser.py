@@ -89,7 +89,7 @@ def test_the_sound_plays(opened):
 
 def test_a_click_on_the_curve_jumps_and_shows_what_is_said_there(opened):
     opened.click("#curve", 0.52)  # 31.2 s
-    opened.wait("return Math.abs(document.querySelector('audio').currentTime - 31.2) < 1.5")
+    opened.wait("return Math.abs(document.querySelector('audio').currentTime - 31.2) < 1.5", seconds=8)
     opened.wait("return document.querySelector('li[aria-current]') !== null")
     assert "Utterance number 6." in opened.run("return document.querySelector('li[aria-current]').innerText")
     assert "Utterance number 6." in opened.run("return document.getElementById('now').innerText")
