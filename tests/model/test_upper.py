@@ -84,6 +84,9 @@ def test_from_tokens(folders, kind):
         found, mask = upper(*batch_of(features))
     assert torch.equal(mask, inputs["attention_mask"].bool())
     assert (found - torch.stack([states[4], states[0]], dim=2))[mask].abs().max() < 1e-5
+    words = upper.embeddings.word_embeddings(inputs["input_ids"][2:3])  # as `mmolre explain` gives them
+    with torch.no_grad():
+        assert torch.allclose(upper(words[:, :, None], mask[2:3])[0], found[2:3], atol=1e-5)
 
 
 def test_large_ids_survive():

@@ -59,21 +59,22 @@ def leaf(source: Source, utterance: Utterance, model: MMoLRE) -> Leaf | None:
     if isinstance(source, ReadyMade):
         return _ready_made(source, utterance, model)
     if isinstance(source, TextEncoder):
-        return None if utterance.text is None else _text(source, utterance.text)
+        return None if utterance.text is None else _text(source, utterance.text, model)
     if isinstance(source, AudioEncoder) and utterance.audio is not None:
         bounds = (utterance.start, utterance.end) if utterance.cut else (None, None)
         return _audio(source, load_audio(utterance.audio, start=bounds[0], end=bounds[1]))
     return None
 
 
-def _text(encoder: TextEncoder, text: str) -> Leaf:
+def _text(encoder: TextEncoder, text: str, model: MMoLRE) -> Leaf:
     """Embeddings of the tokens; baseline: padding in the place of every token but the special ones."""
     if reason := encoder.check(text):
         raise UserError(reason)
     coded = encoder.tokenizer(text, truncation=True, max_length=encoder.window, return_offsets_mapping=True)
     ids = torch.tensor([coded["input_ids"]])
     tokenizer = encoder.tokenizer
-    embed: Any = encoder.module.get_input_embeddings()  # type: ignore[operator]
+    upper: Any = model.uppers[encoder.modality] if encoder.tokens else None  # where the embeddings are the model's own
+    embed: Any = upper.embeddings.word_embeddings if upper else encoder.module.get_input_embeddings()  # type: ignore[operator]
     special = torch.tensor([[token in tokenizer.all_special_ids for token in coded["input_ids"]]])
     with torch.no_grad():
         value, padding = embed(ids), embed(torch.full_like(ids, tokenizer.pad_token_id or 0))
@@ -85,6 +86,8 @@ def _text(encoder: TextEncoder, text: str) -> Leaf:
     ]
 
     def features(embeddings: Tensor) -> Tensor:
+        if upper:
+            return embeddings[:, :, None]
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
         states = encoder.module(inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=True)
         return encoder._choose(states.hidden_states)

@@ -82,7 +82,8 @@ class Upper(nn.Module):
 
         Args:
             x_btlw: (B, T, L, width), the stored hidden states ``config.given``; with ``tokens`` (B, T, 1, 2), digits
-                of ids. What stands at padding is finite and has no effect.
+                of ids, or (B, T, 1, width), their word embeddings, without padding. What stands at padding is finite
+                and has no effect.
             mask_bt: (B, T) bool, True at real positions; each row has one.
 
         Returns:
@@ -90,7 +91,9 @@ class Upper(nn.Module):
         """
         config = self.config
         states: dict[int, Tensor] = {}
-        if config.tokens:
+        if config.tokens and x_btlw.shape[-1] != 2:
+            x = states[0] = self.embeddings(inputs_embeds=x_btlw[:, :, 0])  # type: ignore[operator]
+        elif config.tokens:
             digits = x_btlw[:, :, 0].long()
             ids = (digits[..., 0] * ID_BASE + digits[..., 1]).masked_fill(~mask_bt, self.encoder.pad_token_id or 0)
             x = states[0] = self.embeddings(input_ids=ids)  # type: ignore[operator]

@@ -100,7 +100,9 @@ class Trainer:
         self.objective.count(train.utterances)
         self.averaged = _copy_of(model).eval() if recipe.training.ema else model
         rates = {m: part.learning_rate or recipe.training.encoder_learning_rate for m, part in recipe.encoders.items()}
-        self.optimizer = torch.optim.AdamW(parameter_groups([model, self.objective], recipe.training, rates), lr=0.0)
+        groups = parameter_groups([model, self.objective], recipe.training, rates)
+        # Fused, a step over an encoder's weights takes a quarter of the time. Others stay as their results were made.
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=len(model.uppers) > 0)
         # What one epoch goes through: indices of the training rows, some of them several times.
         repeat = recipe.training.repeat
         self.visits = [i for i, x in enumerate(train.arrays) for _ in range(repeat.get(modality_key(tuple(x)), 1))]
