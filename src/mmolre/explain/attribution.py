@@ -24,7 +24,9 @@ from mmolre.model.router import Gates, TopKRouter
 from mmolre.plotting import pyplot, save
 from mmolre.schema import EMOTIONS, Utterance
 
-STEPS = 32
+STEPS, MOST_STEPS = 32, 256
+"""Of the integration: doubled as long as more than :data:`REST` is left unexplained of a score."""
+REST = 0.05
 BATCH = 16
 _COLUMNS = 14
 
@@ -65,11 +67,14 @@ def explain(bundle: Bundle, utterance: Utterance, steps: int = STEPS) -> dict[st
     """Take one utterance's scores apart.
 
     Returns:
-        ``id``, ``text``, ``modalities``; ``scores``: name -> ``value`` (sentiment, or probability), ``raw`` (sentiment,
-        or logit), ``nothing`` (``raw`` of the baselines), ``unexplained`` (``raw - nothing`` less the sum of all
-        attributions: the integration's error); ``parts``: modality -> ``places`` and ``attributions``: name -> one
-        number each; with several modalities ``alone`` and ``added``: modality -> name -> the value from it alone, and
-        how much the value is higher than without it; ``weights``: task -> modality -> weight in the fusion.
+        - ``id``, ``text``, ``modalities``;
+        - ``scores``: name -> ``value`` (sentiment, or probability), ``raw`` (sentiment, or logit), ``nothing`` (``raw``
+          of the baselines), ``unexplained``: ``raw - nothing`` less the sum of all attributions, the error of the
+          integration in so many ``steps``;
+        - ``parts``: modality -> ``places`` and ``attributions``: name -> one number each;
+        - with several modalities ``alone`` and ``added``: modality -> name -> the value from it alone, and how much the
+          value is higher than without it;
+        - ``weights``: task -> modality -> weight in the fusion.
 
     Raises:
         UserError: nothing in the utterance that the model reads; captum is not installed.
@@ -102,16 +107,21 @@ def explain(bundle: Bundle, utterance: Utterance, steps: int = STEPS) -> dict[st
         with torch.no_grad():
             raw, base = forward(*own)[0], forward(*nothing)[0]
         for i, name in enumerate(names):
-            method = IntegratedGradients(forward)
-            given = method.attribute(own, nothing, target=i, n_steps=steps, internal_batch_size=BATCH)
+            method, change, count = IntegratedGradients(forward), float(raw[i] - base[i]), steps
+            while True:
+                given = method.attribute(own, nothing, target=i, n_steps=count, internal_batch_size=BATCH)
+                rest = change - sum(float(x.detach().double().sum()) for x in given)
+                if abs(rest) <= REST * max(1.0, abs(change)) or 2 * count > MOST_STEPS:
+                    break
+                count *= 2
             for (m, of), attributions in zip(leaves.items(), given, strict=True):
                 parts[m]["attributions"][name] = of.by_place(attributions.detach())
-            total = sum(sum(part["attributions"][name]) for part in parts.values())
             told[name] = {
                 "value": _value(name, raw[i]),
                 "raw": float(raw[i]),
                 "nothing": float(base[i]),
-                "unexplained": float(raw[i] - base[i]) - total,
+                "unexplained": rest,
+                "steps": count,
             }
     known = list(bundle.model.config.modalities)
     result: dict[str, Any] = {
@@ -180,7 +190,7 @@ def figure(path: Path, content: Mapping[str, Any]) -> list[Path]:
         axis.set_title("what each modality added: the score less the score without it", fontsize=9, loc="left")
         axis.set_xticks(range(len(modalities)), modalities, fontsize=8)
         axis.set_xlim(-0.5, _COLUMNS - 0.5)
-    shown = [_shown(name, content["scores"][name]["value"]) for name in names]
+    shown = [_shown(name, content["scores"][name]) for name in names]
     for axis in axes.flat:
         axis.set_yticks(range(len(names)), shown, fontsize=8)
         for side in ("top", "right", "bottom", "left"):
@@ -200,8 +210,11 @@ def _cells(axis: Any, values: np.ndarray, relative: np.ndarray, form: str) -> No
         axis.text(j, i, form.format(value), ha="center", va="center", fontsize=6, color=colour)
 
 
-def _shown(name: str, value: float) -> str:
-    return f"{name} {value:+.2f}" if name == "sentiment" else f"{name} {100 * value:.0f} %"
+def _shown(name: str, score: Mapping[str, float]) -> str:
+    value = f"{score['value']:+.2f}" if name == "sentiment" else f"{100 * score['value']:.0f} %"
+    left = score["unexplained"]
+    loud = abs(left) > REST * max(1.0, abs(score["raw"] - score["nothing"]))
+    return f"{name} {value}" + (f"\n({left:+.2f} unexplained)" if loud else "")
 
 
 def _value(name: str, raw: Tensor) -> float:

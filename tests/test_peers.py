@@ -1,0 +1,63 @@
+"""What both sides of benchmarks/peers are fed is the same; the other side itself is not installed here."""
+
+import importlib.util
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmolre.data.feature_file import FeatureFile, write_feature_file
+from mmolre.data.manifest import read_manifest
+from mmolre.data.manifest_write import write_manifest
+from mmolre.encoders.text import TextEncoder
+from mmolre.errors import UserError
+from mmolre.schema import Utterance
+from tiny_corpus import GOOD
+
+FEATURES = Path(__file__).parent.parent / "benchmarks" / "peers" / "features.py"
+
+
+@pytest.fixture(scope="module")
+def features():
+    if not FEATURES.exists():
+        pytest.skip("an installed package has no benchmarks")
+    spec = importlib.util.spec_from_file_location("peer_features", FEATURES)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_sides_get_the_same(features, tiny_encoders, tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "LAYERS", (-1, -2))
+    heard = {f"{split}-{i}": np.full(3, i, np.float32) for split in ("train", "valid", "test") for i in range(3)}
+    silent = "train-0"  # without the features it is left out
+    write_feature_file(tmp_path / "audio45.safetensors", [(key, x) for key, x in heard.items() if key != silent])
+    files = {"audio45": tmp_path / "audio45.safetensors"}
+    rows = [
+        Utterance(key, GOOD[i % 4], split=key.split("-")[0], sentiment=i / 3, features=files)
+        for i, key in enumerate(heard)
+    ]
+    write_manifest(tmp_path / "all.csv", rows)
+    encoder = str(tiny_encoders["text"])
+    out = tmp_path / "out"
+    assert features.make(tmp_path / "all.csv", out, "audio45", 4, 2, encoder) == 6
+    ours = read_manifest(out / "manifest.csv")
+    theirs = pickle.loads((out / "mmsa.pkl").read_bytes())  # ours: written just now
+    assert [u.id for u in ours] == ["train-1", "train-2", "valid-0", "valid-1", "test-0", "test-1"]
+    for split in ("train", "valid", "test"):
+        of = [u for u in ours if u.split == split]
+        assert theirs[split]["text"].shape == (2, 4, 16)
+        assert theirs[split]["vision"].shape == (2, 1, 1)
+        np.testing.assert_array_equal(theirs[split]["regression_labels"], [u.sentiment for u in of])
+        for i, u in enumerate(of):
+            words = FeatureFile(out / "words.safetensors").get(u.id)
+            np.testing.assert_array_equal(theirs[split]["text"][i], words)
+            np.testing.assert_array_equal(theirs[split]["audio"][i], heard[u.id][None])
+            text = next(row.text for row in rows if row.id == u.id)
+            (encoded,) = TextEncoder(encoder, (-1, -2)).encode([text])
+            np.testing.assert_allclose(words, encoded.values[:4].astype(np.float32).mean(1), atol=2e-3)
+    with pytest.raises(UserError, match="no utterance of some split"):
+        features.make(tmp_path / "all.csv", out, "loudness", 4, 2, encoder)
