@@ -56,7 +56,7 @@ class EncoderRecipe(_Part):
 
     @model_validator(mode="after")
     def _adapts(self) -> Self:
-        if self.adapt == "frozen" and not self.model_fields_set.isdisjoint(("upper", "embeddings", "learning_rate")):
+        if self.adapt == "frozen" and (self.upper, self.embeddings, self.learning_rate) != (None, None, None):
             raise ValueError("upper, embeddings and learning_rate need adapt: full or adapt: lora")
         if self.embeddings and (self.adapt == "lora" or self.upper is not None):
             raise ValueError("embeddings learn only with adapt: full and without upper, which is when all layers do")
