@@ -161,7 +161,14 @@ def peers(content: Mapping[str, Any]) -> Page:
         ]
         for row in rows.values()
     ]
-    heads = ["", *(table.NAMES[key] for key in keys), "parameters", "s per epoch", "predictions per s", "best epochs"]
+    heads = [
+        "",
+        *(table.NAMES[key] for key in keys),
+        "parameters",
+        "CPU s per epoch",
+        "predictions per CPU s",
+        "best epochs",
+    ]
     theirs = {name: row for name, row in rows.items() if not name.startswith("mmolre")}
     verdicts = []
     for name, row in rows.items():
@@ -182,8 +189,8 @@ def peers(content: Mapping[str, Any]) -> Page:
         f"CMU-MOSEI's utterances with text and 45 numbers of audio ({counts['train']:,} to train, {counts['valid']:,} "
         f"valid, {counts['test']:,} test); sentiment; the same frozen features for all, {_seeds(content).lower()}, "
         f"at most {content['budget']['epochs']} epochs, patience {content['budget']['patience']}, the epoch with the "
-        "lowest MAE on valid. Seconds and predictions per second on one CPU thread shared with other work, from "
-        "features: read the ratios. [benchmarks/peers](../benchmarks/peers/README.md) says how MMSA is run.",
+        "lowest MAE on valid. CPU seconds, one thread, from features; the machine was shared: read the ratios. "
+        "[benchmarks/peers](../benchmarks/peers/README.md) says how MMSA is run.",
         "",
         *_table(heads, body),
         *verdicts,
