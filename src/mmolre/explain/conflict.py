@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from mmolre.errors import UserError
+from mmolre.experiments.variants import MMOLRE
 from mmolre.plotting import HIGHLIGHT, PLAIN, pyplot, save
 from mmolre.train.conflict import ALL
 from mmolre.train.loop import LOG_FILE
 
-COLOURS = (HIGHLIGHT, PLAIN, "#D55E00", "#009E73")
+OTHERS = (PLAIN, "#D55E00", "#009E73", "#CC79A7")
 QUARTERS = 4
 
 
@@ -79,6 +80,9 @@ def figure(path: Path, summary: Mapping[str, Any]) -> list[Path]:
         layer for layer in next(iter(runs.values()))["layers"] if all(layer in r["layers"] for r in runs.values())
     ]
     layers = [ALL, *(layer for layer in common if layer != ALL)]
+    colours = {MMOLRE: HIGHLIGHT} | dict(
+        zip((name for name in runs if name != MMOLRE), OTHERS * len(runs), strict=False)
+    )
     columns = min(3, len(layers))
     lines = -(-len(layers) // columns)
     drawn, axes = plt.subplots(
@@ -87,8 +91,8 @@ def figure(path: Path, summary: Mapping[str, Any]) -> list[Path]:
     for axis, layer in zip(axes.flat, layers, strict=False):
         axis.axhline(0, color="black", linewidth=0.8)
         told = []
-        for (name, run), colour in zip(runs.items(), COLOURS * len(runs), strict=False):
-            of = run["layers"][layer]
+        for name, run in runs.items():
+            of, colour = run["layers"][layer], colours[name]
             known = [(step, c) for step, c in zip(run["steps"], of["cosines"], strict=True) if c is not None]
             steps, cosines = np.array([step for step, _ in known]), np.array([c for _, c in known])
             axis.plot(steps, cosines, ".", color=colour, markersize=2, alpha=0.3)
@@ -101,10 +105,10 @@ def figure(path: Path, summary: Mapping[str, Any]) -> list[Path]:
             told.append(f"{name}: mean {of['mean']:+.3f}, {100 * of['negative']:.0f} % below 0")
         title = "all that is shared" if layer == ALL else layer.replace(".", ", ").replace("block", "block ")
         axis.set_title("\n".join([title, *told]), fontsize=8)
-        axis.margins(x=0.02)
-        axis.set_xlim(right=axis.get_xlim()[1] * 1.22)  # room for the names
     for axis in list(axes.flat)[len(layers) :]:
         axis.set_visible(False)
+    last = max(step for run in runs.values() for step in run["steps"])
+    axes[0, 0].set_xlim(-0.02 * last, 1.25 * last)  # room for the names; all panels share it
     for axis in axes[-1]:
         axis.set_xlabel("training step", fontsize=8)
     for axis in axes[:, 0]:
