@@ -334,6 +334,12 @@ def test_early_stopping_and_the_best_epoch(tmp_path):
     assert [line["best"] for line in epochs(tmp_path)] == [True, True, False, False]
 
 
+def test_the_last_epoch_is_kept_where_the_recipe_says_so(tmp_path):
+    trainer = make(tmp_path, tiny_recipe(epochs=4, patience=1, keep="last"))
+    assert scores(trainer, [0.0, 0.9, 0.1, 0.2, 0.1]) == [1, 2, 3, 4]
+    assert (trainer.state["epoch"], trainer.state["best_epoch"]) == (4, 4)
+
+
 def test_patience_counts_from_the_best_epoch(tmp_path):
     trainer = make(tmp_path, tiny_recipe(epochs=5, patience=2))
     assert scores(trainer, [0.0, 0.1, 0.0, 0.2, 0.1, 0.3]) == [1, 3, 5]

@@ -275,7 +275,7 @@ class Trainer:
         state["epoch"] += 1
         state["in_epoch"] = 0
         validation = self.validate()
-        better = state["best_score"] is None or validation.score > state["best_score"]
+        better = settings.keep == "last" or state["best_score"] is None or validation.score > state["best_score"]
         if better:
             state["best_score"], state["best_epoch"] = validation.score, state["epoch"]
             self.save_best(self.averaged, validation)

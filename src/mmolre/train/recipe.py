@@ -148,7 +148,8 @@ class TrainingRecipe(_Part):
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
         repeat: set of modalities, e.g. ``audio``, -> how often its utterances are seen in an epoch, so
             that a small corpus of voices is not drowned by a large one of texts; 1 where not named.
-        patience: stop after so many epochs without a better score.
+        keep: the ``best`` epoch by the score, or the ``last``, where valid is too small to choose by.
+        patience: stop after so many epochs without a better score; of no effect where the last is kept.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
         checkpoint_minutes: also save in the middle of an epoch, this often.
         precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), weights and validation in float32; faster on
@@ -170,6 +171,7 @@ class TrainingRecipe(_Part):
     ema: float = Field(default=0.0, ge=0, lt=1)
     modality_dropout: float = Field(default=0.3, ge=0, le=1)
     repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
+    keep: Literal["best", "last"] = "best"
     patience: int = Field(default=5, ge=1)
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
