@@ -71,7 +71,7 @@ def evaluate(
     if not dataset.utterances:
         first = (dataset.failed + dataset.empty)[0]
         raise UserError(f"none of the {len(rows)} rows could be read; the first: {first.reason}")
-    raw = infer(bundle.model, dataset.arrays)
+    raw = infer(bundle.model, dataset.arrays, each_alone=bundle.decision.needs_each_alone)
     sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
     tasks = bundle.model.config.tasks
     probabilities = bundle.decision.probabilities(raw)

@@ -109,8 +109,7 @@ def _in_short(t: Timeline) -> str:
     if s.sentiment is None and not s.emotions:
         return f"not enough speech ({clock(s.seconds)}) for a score of the whole"
     sentiment = "" if s.sentiment is None else f"{mood(s.sentiment)} {signed(s.sentiment)}; "
-    likely = ", ".join(f"{e} {p:.0%}" for e, p in list(s.emotions.items())[:2])
-    return f"{sentiment}{likely}; {len(t.moments)} utterances in {clock(t.seconds)}"
+    return f"{sentiment}{s.likeliest(2)}; {len(t.moments)} utterances in {clock(t.seconds)}"
 
 
 def _tell(t: Timeline) -> None:

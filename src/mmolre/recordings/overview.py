@@ -41,8 +41,7 @@ def _row(folder: str, t: Timeline) -> str:
     if s.sentiment is None and not s.emotions:
         return f'<tr>{name}{amount}<td colspan="3">{"not enough speech" if t.moments else "no speech found"}</td></tr>'
     sentiment = "–" if s.sentiment is None else f"{signed(s.sentiment)} {mood(s.sentiment)}"
-    likely = ", ".join(f"{e} {p:.0%}" for e, p in list(s.emotions.items())[:2])
-    return f"<tr>{name}{amount}<td>{sentiment}</td><td>{_sparkline(t)}</td><td>{likely}</td></tr>"
+    return f"<tr>{name}{amount}<td>{sentiment}</td><td>{_sparkline(t)}</td><td>{s.likeliest(2)}</td></tr>"
 
 
 def _sparkline(t: Timeline) -> str:

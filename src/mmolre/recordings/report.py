@@ -121,8 +121,7 @@ def _whole(t: Timeline) -> str:
             f"{max(1 - s.positive - s.negative, 0):.0%} neutral.</p>"
         )
     if s.emotions:
-        likely = ", ".join(f"{name} {p:.0%}" for name, p in s.emotions.items())
-        lines.append(f"<p>Emotions, how probable on average: {likely}.</p>")
+        lines.append(f"<p>Emotions, how probable on average: {s.likeliest()}.</p>")
     return heading + "".join(lines) + spoken
 
 
@@ -151,11 +150,10 @@ def _speakers(t: Timeline) -> str:
         if s.sentiment is None and not s.emotions:
             rows.append(f'<tr><th scope="row">{name}</th>{amount}<td colspan="4">not enough speech</td></tr>')
             continue
-        likely = ", ".join(f"{e} {p:.0%}" for e, p in list(s.emotions.items())[:3])
         sentiment = "–" if s.sentiment is None else f"{signed(s.sentiment)} {mood(s.sentiment)}"
         rows.append(
             f'<tr><th scope="row">{name}</th>{amount}<td>{sentiment}</td><td class="num">{s.positive:.0%}</td>'
-            f'<td class="num">{s.negative:.0%}</td><td>{likely}</td></tr>'
+            f'<td class="num">{s.negative:.0%}</td><td>{s.likeliest(3)}</td></tr>'
         )
     return (
         '<section aria-labelledby="speakers"><h2 id="speakers">Speakers</h2><div class="wide"><table><thead><tr>'

@@ -40,6 +40,10 @@ class Summary:
     negative: float
     emotions: dict[str, float]
 
+    def likeliest(self, count: int = len(EMOTIONS)) -> str:
+        """The likeliest emotions with their mean probability, for people: ``happy 40%, sad 12%``."""
+        return ", ".join(f"{name} {p:.0%}" for name, p in list(self.emotions.items())[:count])
+
 
 def summarise(moments: Sequence[Moment], name: str | None = None) -> Summary:
     """The means over utterances that are scored, weighted by their length."""

@@ -179,9 +179,10 @@ class Trainer:
     def validate(self) -> Validation:
         """Predict valid with the averaged weights; thresholds and calibration are fitted on it."""
         self.averaged.eval()
-        raw = infer(self.averaged, self.valid_rows.arrays)
-        sentiment, emotions = self.truths
         anchored = self.recipe.sentiment_fusion == "anchored"
+        each_alone = anchored or "emotion" in self.model.config.tasks  # how to read each modality is fitted from it
+        raw = infer(self.averaged, self.valid_rows.arrays, each_alone=each_alone)
+        sentiment, emotions = self.truths
         decision = Decision.fit(raw, emotions, self.recipe.emotion_fusion, sentiment=sentiment if anchored else None)
         predicted = decision.sentiment(raw)
         metrics = evaluate_predictions(

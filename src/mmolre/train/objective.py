@@ -120,7 +120,7 @@ class Objective(nn.Module):
             for x, rows in output.unimodal[task].values():
                 # A head without a label in the batch is no part of the mean: it would only make the others count less.
                 if not truth[rows].isnan().all():
-                    own = self._task_loss(task, x, truth[rows], exclusive[rows])
+                    own = self._task_loss(task, x, truth[rows], None if exclusive is None else exclusive[rows])
                     auxiliary.append((task, weight * own))
         for task, loss in auxiliary:
             tasks[task] = tasks[task] + self.recipe.unimodal * loss / len(auxiliary)
@@ -148,14 +148,16 @@ class Objective(nn.Module):
         parts["r_drop"] = torch.stack(list(differences.values())).sum().detach()
         return Loss(torch.stack([*tasks.values(), common]).sum(), parts, tasks, common)
 
-    def _task_loss(self, task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor) -> Tensor:
+    def _task_loss(self, task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor | None) -> Tensor:
         if task == "sentiment":
             return sentiment_loss(prediction, truth)
         weight = self.present_weight if self.recipe.emotion_balance else None
         return emotion_loss(prediction, truth, exclusive, recipe=self.recipe, present_weight=weight)
 
-    def _exclusive(self, batch: Batch) -> Tensor:
-        """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``."""
+    def _exclusive(self, batch: Batch) -> Tensor | None:
+        """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``, if it has any."""
+        if not self.recipe.exclusive:
+            return None
         rows = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.sentiment.device)
         for key in self.recipe.exclusive:
             wanted = key.split("+")
