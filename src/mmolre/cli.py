@@ -311,10 +311,11 @@ def main() -> None:
             print(f"mmolre {mmolre.__version__}")
             code = 0
         else:
-            code = app.cli(prog="mmolre", description=description, config=(DisallowNone, FlagCreatePairsOff))
+            try:
+                code = app.cli(prog="mmolre", description=description, config=(DisallowNone, FlagCreatePairsOff))
+            except SystemExit as end:  # help and bad usage
+                code = end.code
         sys.stdout.flush()
-    except SystemExit as end:  # help and bad usage
-        code = end.code
     except UserError as error:
         print(f"mmolre: {error}", file=sys.stderr)
         code = 2
