@@ -104,7 +104,7 @@ class LowRankExperts(nn.Module):
         if gates.ndim < hidden_btr.ndim:
             gates = gates.unsqueeze(-2)
         gated = hidden_btr * gates.index_select(-1, self._expert_of_column)  # type: ignore[arg-type]
-        return gated @ self.weight_out + gates @ self.bias_out
+        return (gated @ self.weight_out).add_(gates @ self.bias_out)
 
     def mix(self, windows_sbt3d: Tensor, gates_kbn: Tensor, kept: int) -> Tensor:
         """Gated sums for K tasks, gates per utterance, by whichever way is the faster; both give the same.

@@ -28,6 +28,7 @@ from mmolre.schema import Utterance
 from mmolre.train.adaptation import adapted, make_encoder, states_of
 from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
 from mmolre.train.recipe import EncoderRecipe, Recipe, holds
+from mmolre.train.start import take_weights
 
 RECIPE_FILE = "recipe.json"
 VERSIONS_FILE = "versions.json"
@@ -65,8 +66,10 @@ def make_sources(recipe: Recipe, device: str = "cpu") -> dict[str, Source]:
 def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) -> MMoLRE:
     """A model of the recipe's shape with weights drawn from its seed; standardisation is fitted on ``train_rows``.
 
+    Where the recipe starts from another model, what they have in common is that model's.
+
     Raises:
-        UserError: no training utterance has features that the recipe names.
+        UserError: no training utterance has features that the recipe names; nothing to start from.
     """
     modalities = {}
     for name, source in sources.items():
@@ -95,6 +98,8 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
                 stacklevel=2,
             )
         model.inputs[name].norm.fit(values)  # type: ignore[union-attr, operator]
+    if recipe.start_from:
+        take_weights(model, recipe.start_from)
     return model
 
 

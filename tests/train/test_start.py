@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from mmolre import MMoLRE, UserError
+from mmolre.model.config import ModelConfig
+from mmolre.train.recipe import Recipe
+from mmolre.train.run import Rows, make_model, make_sources
+from mmolre.train.start import take_weights
+from tiny_corpus import corpus_recipe
+from tiny_runs import tiny_config
+
+
+def other(config: ModelConfig, **changes) -> MMoLRE:
+    torch.manual_seed(1)
+    return MMoLRE(ModelConfig.model_validate(config.model_dump() | changes))
+
+
+@pytest.fixture
+def source(tmp_path) -> MMoLRE:
+    torch.manual_seed(0)
+    model = MMoLRE(tiny_config())
+    model.save_pretrained(tmp_path / "model")
+    return model
+
+
+def test_all_that_is_common_is_taken(source, tmp_path):
+    model = other(source.config)
+    take_weights(model, str(tmp_path / "model"))
+    expected = source.state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_run_s_folder_is_its_best_model(source, tmp_path):
+    model = other(source.config)
+    take_weights(model, str(tmp_path))
+    assert all(torch.equal(tensor, source.state_dict()[name]) for name, tensor in model.state_dict().items())
+
+
+def test_what_only_one_has_stays(source, tmp_path):
+    first = next(iter(source.config.modalities))
+    model = other(source.config, modalities={first: source.config.modalities[first].model_dump()}, tasks=["sentiment"])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    take_weights(model, str(tmp_path / "model"))
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, source.state_dict().get(name, before[name])), name
+
+
+def test_another_shape_is_refused(source, tmp_path):
+    model = other(source.config, specific_rank=source.config.specific_rank + 1)
+    with pytest.raises(UserError, match="of another shape than this recipe's model: unitse"):
+        take_weights(model, str(tmp_path / "model"))
+
+
+def test_nothing_there(source, tmp_path):
+    with pytest.raises(UserError, match="no model at"):
+        take_weights(source, str(tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds no model"):
+        take_weights(source, str(tmp_path / "empty"))
+
+
+def adapting(encoders, **text) -> Recipe:
+    content = corpus_recipe(encoders).model_dump()
+    content["encoders"] = {"text": {"source": content["encoders"]["text"]["source"], "layers": [-1]} | text}
+    return Recipe.model_validate(content)
+
+
+def made(recipe: Recipe) -> MMoLRE:
+    return make_model(recipe, make_sources(recipe), Rows([], []))
+
+
+def test_an_encoder_adapts_to_what_was_learned_while_it_was_frozen(tiny_encoders, tmp_path):
+    frozen = made(adapting(tiny_encoders))
+    frozen.save_pretrained(tmp_path / "frozen")
+    recipe = adapting(tiny_encoders, adapt="full", upper=1).model_copy(update={"seed": 1})
+    fresh, started = made(recipe), made(recipe.model_copy(update={"start_from": str(tmp_path / "frozen")}))
+    for name, tensor in started.state_dict().items():
+        expected = fresh.state_dict()[name] if name.startswith("uppers.") else frozen.state_dict()[name]
+        assert torch.equal(tensor, expected), name
+
+
+def test_an_encoder_goes_on_where_it_was(tiny_encoders, tmp_path):
+    recipe = adapting(tiny_encoders, adapt="full", upper=1)
+    source = made(recipe)
+    with torch.no_grad():
+        for parameter in source.uppers["text"].parameters():
+            parameter.copy_(parameter.half().float() + 0.5)  # saved in half precision
+    source.save_pretrained(tmp_path / "tuned")
+    started = made(recipe.model_copy(update={"start_from": str(tmp_path / "tuned")}))
+    for name, parameter in started.uppers["text"].named_parameters():
+        assert torch.allclose(parameter, source.uppers["text"].get_parameter(name), atol=1e-3), name
+
+
+def test_other_layers_of_the_encoder_are_refused(tiny_encoders, tmp_path):
+    made(adapting(tiny_encoders, adapt="full", upper=1)).save_pretrained(tmp_path / "upper1")
+    recipe = adapting(tiny_encoders, adapt="full", upper=2).model_copy(update={"start_from": str(tmp_path / "upper1")})
+    with pytest.raises(UserError, match="other layers of the text encoder learn"):
+        made(recipe)
