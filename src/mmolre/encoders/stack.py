@@ -65,7 +65,9 @@ def skeleton(config: Any) -> Any:
     """The encoder of a configuration on the meta device: all shapes and no numbers, at next to no cost."""
     import torch
     from transformers import AutoModel
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
+    # Of Whisper the encoder alone: what a configuration says of the decoder need not fit.
+    made = WhisperEncoder._from_config if config.model_type == "whisper" else AutoModel.from_config
     with torch.device("meta"):
-        model = AutoModel.from_config(config, attn_implementation="sdpa" if config.model_type != "mpnet" else "eager")
-    return model.encoder if config.model_type == "whisper" else model
+        return made(config, attn_implementation="sdpa" if config.model_type != "mpnet" else "eager")
