@@ -21,7 +21,7 @@ def text() -> str:
         HEAD,
         "Exit codes: 0 all went well; 2 bad input, said in one line; 3 done, but some rows could not be used;\n",
     ]
-    parts[-1] += "130 stopped by Ctrl-C.\n"
+    parts[-1] += "130 stopped, by Ctrl-C or SIGTERM.\n"
     for command in _commands():
         title = " ".join(("mmolre", *command))
         parts.append(f"## {title}\n\n```text\n{_help(*command)}\n```\n")

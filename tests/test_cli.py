@@ -383,18 +383,21 @@ def test_ctrl_c_while_encoding_keeps_what_is_done(run, recipe, tiny_corpus, monk
     assert any(Path("cache").rglob("*.safetensors"))
 
 
-def test_ctrl_c_in_prediction_leaves_nothing(run, tiny_run, tiny_corpus, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_prediction_that_is_stopped_leaves_nothing(run, tiny_run, tiny_corpus, monkeypatch, number):
     from mmolre.predictor import Predictor
 
     def stopped(self, utterances):
         next(iter(utterances))
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
         yield
 
     monkeypatch.setattr(Predictor, "predict_many", stopped)
+    before = signal.getsignal(signal.SIGTERM)
     result = run("predict", "--model", tiny_run.folder, "--data", tiny_corpus, "--out", "p.jsonl")
     assert result == (130, "", "stopped\n")
     assert list(Path().iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # What is written about it

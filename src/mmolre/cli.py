@@ -1,12 +1,13 @@
 """The command ``mmolre``. Only signatures and help live here; each command imports what it needs when it runs.
 
 Exit codes: 0 all went well; 2 bad input (one line on stderr says what, where and how to mend it); 3 done, but some rows
-could not be used; 130 stopped by Ctrl-C.
+could not be used; 130 stopped, by Ctrl-C or SIGTERM.
 """
 
 import io
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -305,6 +306,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding has not
             stream.reconfigure(errors="backslashreplace")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # else files begun would be left behind
     try:
         description = "Sentiment and six emotions from words and voice."
         if sys.argv[1:] == ["--version"]:
@@ -328,6 +330,7 @@ def main() -> None:
     except OSError as error:  # what is left: standard output on a full disk, a file that vanishes while it is read
         print(f"mmolre: {error}", file=sys.stderr)
         os._exit(2)  # not flushing once more
+    signal.signal(signal.SIGTERM, before)
     sys.exit(code)
 
 
