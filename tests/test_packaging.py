@@ -187,5 +187,8 @@ def test_files_are_small_and_of_known_kinds():
     }
     for path in tree():
         assert path.suffix in kinds or path.name.startswith("."), path
-        assert path.stat().st_size < (10_500_000 if path.suffix == ".safetensors" else 500_000), path
+        limit = 10_500_000 if path.suffix == ".safetensors" else 500_000
+        if path.name.startswith("predictions-"):  # of a large corpus' valid and test
+            limit = 1_500_000
+        assert path.stat().st_size < limit, path
         assert path.suffix != ".safetensors" or SHIPPED in path.parents, path

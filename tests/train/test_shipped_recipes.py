@@ -67,6 +67,9 @@ def test_trains_evaluates_and_predicts(run, path, manifest, tiny_encoders):
             smaller[f"encoders.{name}.upper"] = 1
     settings = [word for key, value in smaller.items() for word in ("--set", f"{key}={value}")]
     data = ("--data", manifest)
+    if first := recipe.get("start_from"):  # the run of another recipe, named after it
+        code, _, err = run("train", Path(first).name, *data, "--out", first, "--cache", "cache", *settings)
+        assert code == 0, err
     code, _, err = run("train", path, *data, "--out", "r", "--cache", "cache", *settings)
     assert code == 0, err
     names = "+".join([*sorted(recipe.get("encoders", {}), reverse=True), *features])
