@@ -1,7 +1,6 @@
 """The command line from end to end: exit codes, one-line errors, nothing half-written, and what --help costs."""
 
 import errno
-import importlib.util
 import json
 import re
 import signal
@@ -15,6 +14,7 @@ import yaml
 import mmolre
 from mmolre import ModalityConfig, cli, terminal
 from mmolre.data.cache import FeatureCache
+from outside import load_file
 from tiny_corpus import MISSING, corpus_recipe, write_wave
 
 ROOT = Path(__file__).parents[1]
@@ -406,12 +406,7 @@ def test_prediction_that_is_stopped_leaves_nothing(run, tiny_run, tiny_corpus, m
 
 
 def test_the_generated_reference_is_up_to_date():
-    path = ROOT / "scripts" / "cli_docs.py"
-    spec = importlib.util.spec_from_file_location("cli_docs", path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_file(ROOT / "scripts" / "cli_docs.py")
     assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == module.text(), "run `make docs`"
     assert all(f"## mmolre {name}\n" in module.text() for name in ("train", "evaluate", "predict", "import", "demo"))
 

@@ -1,6 +1,5 @@
 """What both sides of benchmarks/peers are fed is the same; the other side itself is not installed here."""
 
-import importlib.util
 import pickle
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from mmolre.data.manifest_write import write_manifest
 from mmolre.encoders.text import TextEncoder
 from mmolre.errors import UserError
 from mmolre.schema import Utterance
+from outside import load_file
 from tiny_corpus import GOOD
 
 FEATURES = Path(__file__).parent.parent / "benchmarks" / "peers" / "features.py"
@@ -22,12 +22,7 @@ FEATURES = Path(__file__).parent.parent / "benchmarks" / "peers" / "features.py"
 def features():
     if not FEATURES.exists():
         pytest.skip("an installed package has no benchmarks")
-    spec = importlib.util.spec_from_file_location("peer_features", FEATURES)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(FEATURES)
 
 
 def test_both_sides_get_the_same(features, tiny_encoders, tmp_path, monkeypatch):

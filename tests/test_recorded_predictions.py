@@ -1,6 +1,5 @@
 """Predictions that are committed beside a run's summary."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from mmolre import load
 from mmolre.data.manifest import read_manifest
+from outside import load_file
 from tiny_corpus import MISSING
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "record_predictions.py"
@@ -17,12 +17,7 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "record_predictions.py"
 def script():
     if not SCRIPT.is_file():
         pytest.skip("an installed package has no scripts")
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file(SCRIPT)
 
 
 def test_ids_and_figures_of_the_splits_and_nothing_else(script, tiny_run, tiny_corpus, tmp_path):

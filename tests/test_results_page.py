@@ -1,11 +1,11 @@
 """The results page's sections on experiments, from small records of ours."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
+
+from outside import load_file
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -14,14 +14,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 def scripts():
     if not SCRIPTS.is_dir():
         pytest.skip("an installed package has no scripts")
-    found = {}
-    for name in ("experiment_sections", "record_experiment"):
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        found[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found[name])
-    return found
+    return {name: load_file(SCRIPTS / f"{name}.py") for name in ("experiment_sections", "record_experiment")}
 
 
 def metric(*values: float) -> dict:

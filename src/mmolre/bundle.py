@@ -56,6 +56,12 @@ def save_bundle(
     write_text(folder / PIPELINE_FILE, json.dumps(content, indent=2) + "\n")
 
 
+def model_folder(name: Path | str) -> Path:
+    """The folder with the model's files: ``name`` itself, its model if it is a run's folder, or a hub id's snapshot."""
+    folder = resolve(name)
+    return folder / MODEL_FOLDER if (folder / MODEL_FOLDER / PIPELINE_FILE).exists() else folder
+
+
 def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] | None = None) -> Bundle:
     """Load a bundle: the shipped one by default, a run's folder, a bundle's folder, or a hub id.
 
@@ -66,9 +72,7 @@ def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] 
     Raises:
         UserError: no model there, a damaged file, encoder weights other than the model was trained with.
     """
-    folder = resolve(name or SHIPPED)
-    if (folder / MODEL_FOLDER / PIPELINE_FILE).exists():
-        folder = folder / MODEL_FOLDER
+    folder = model_folder(name or SHIPPED)
     path = folder / PIPELINE_FILE
     try:
         content = json.loads(path.read_bytes())

@@ -2,9 +2,9 @@
 
 import torch
 
-from mmolre.bundle import MODEL_FOLDER
+from mmolre.bundle import model_folder
 from mmolre.errors import UserError
-from mmolre.model.mmolre import MMoLRE, resolve
+from mmolre.model.mmolre import MMoLRE
 from mmolre.model.upper import saved_state
 
 
@@ -21,10 +21,7 @@ def take_weights(model: MMoLRE, name: str) -> None:
     Raises:
         UserError: no model there; a part that both have is of another shape or of other layers of an encoder.
     """
-    folder = resolve(name)
-    if (folder / MODEL_FOLDER).is_dir():
-        folder = folder / MODEL_FOLDER
-    source = MMoLRE.from_pretrained(folder)
+    source = MMoLRE.from_pretrained(model_folder(name))
     for modality in set(source.uppers) & set(model.uppers):  # the layers' names count from the first that learns
         # As JSON: in one that was read from a file, keys that were numbers are texts.
         theirs, ours = (
