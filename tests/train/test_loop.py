@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mmolre import MMoLRE, Utterance
-from mmolre.data.batching import collate
+from mmolre.data.batching import collate, targets
 from mmolre.errors import UserError
 from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.train import loop
 from mmolre.train.loop import InterruptedRunError, Rows, Trainer, drop_modalities, schedule
 from mmolre.train.recipe import Recipe
+from mmolre.train.teachers import Taught
 from tiny_runs import MIXED, SHAPES, tiny_arrays, tiny_recipe, tiny_rows
 
 TRAIN = tiny_rows(24, 1, MIXED, no_sentiment=5, no_emotions=4)
@@ -74,6 +75,19 @@ def test_the_loss_goes_down(tmp_path):
     started = log(tmp_path)[0]
     assert (started["event"], started["utterances"]) == ("started", 24)
     assert started["score"] < state["best_score"]
+
+
+def test_teachers_that_repeat_the_labels_change_nothing(tmp_path):
+    """So each utterance is taught what was said of it, in parts of a batch too."""
+    recipe = tiny_recipe(accumulate=2)
+    taught = Taught(*targets(TRAIN.utterances))
+    make(tmp_path / "labels", recipe).run()
+    make(tmp_path / "both", recipe, taught=taught).run()
+    make(tmp_path / "wrong", recipe, taught=taught.of(list(range(24))[::-1])).run()
+    labels, both, wrong = (load_file(tmp_path / name / "last.safetensors") for name in ("labels", "both", "wrong"))
+    for name, tensor in labels.items():
+        torch.testing.assert_close(tensor, both[name], msg=name)
+    assert any(not torch.allclose(tensor, wrong[name]) for name, tensor in labels.items())
 
 
 def test_progress_is_reported_after_each_step(tmp_path):

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from mmolre.data.batching import Batch, collate
 from mmolre.model.mmolre import Output
-from mmolre.train.objective import Objective, emotion_loss, sentiment_loss
+from mmolre.train.objective import Objective, emotion_loss, imitation_loss, sentiment_loss
 from mmolre.train.recipe import ObjectiveRecipe
+from mmolre.train.teachers import Taught
 from tiny_runs import MIXED, tiny_model, tiny_rows
 
 NAN = float("nan")
@@ -244,3 +245,45 @@ def test_r_drop_by_hand():
     assert found.tasks["emotion"].item() == pytest.approx(emotion)
     assert found.total.item() == pytest.approx(sum(x.item() for x in found.tasks.values()))
     assert objective.twice(first, first, batch).total.item() == pytest.approx(one.total.item())
+
+
+def test_what_is_taught_by_hand():
+    objective = make(teaching=0.25, emotion=2.0)
+    batch = labels([1.0, NAN, NAN], [[1.0, *[NAN] * 5], [NAN] * 6, [NAN] * 6])
+    taught = Taught(torch.tensor([3.0, NAN, 0.0]), torch.tensor([[NAN] * 6, [0.3, *[NAN] * 5], [NAN] * 6]))
+    said = output(torch.tensor([2.0, 9.0, 0.5]), torch.tensor([[1.0] * 6, [-2.0] * 6, [7.0] * 6]))
+    loss = objective(said, batch, taught)
+    # labels: 1 is off by 1; teachers: 3 by 1 and 0 by .5
+    assert loss.tasks["sentiment"].item() == pytest.approx(0.75 * 1 + 0.25 * (1 + 0.5) / 2)
+    imitation = 0.3 * softplus(2) + 0.7 * softplus(-2)
+    assert loss.tasks["emotion"].item() == pytest.approx(2 * (0.75 * softplus(-1) + 0.25 * imitation))
+    none = Taught(torch.full((3,), NAN), torch.full((3, 6), NAN))
+    assert objective(said, batch, none).total.item() == pytest.approx(0.75 * objective(said, batch).total.item())
+
+
+def test_unimodal_heads_are_taught_their_own_rows():
+    head = (torch.tensor([4.0]), torch.tensor([1]))
+    taught = Taught(torch.tensor([0.0, 1.0]), torch.full((2, 6), NAN))
+    said = output(torch.zeros(2), torch.zeros(2, 6), {"sentiment": {"text": head}, "emotion": {}})
+    objective = make(("sentiment",), unimodal=1, teaching=0.5)
+    # neither has a label, but the second is taught: its head is off by 3
+    loss = objective(said, labels([NAN, NAN], [[NAN] * 6] * 2), taught)
+    assert loss.parts["unimodal"].item() == pytest.approx(0.5 * 3)
+
+
+@given(st.lists(st.booleans(), min_size=5, max_size=5), st.floats(-1e6, 1e6))
+def test_where_no_teacher_speaks_nothing_is_imitated(known, anything):
+    torch.manual_seed(0)
+    mask = torch.tensor(known)
+    probabilities = torch.rand(5, 6)
+    probabilities[~mask] = NAN
+    logits = torch.randn(5, 6)
+    logits[~mask] = anything
+    logits.requires_grad_()
+    loss = imitation_loss(logits, probabilities)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert (gradient[~mask] == 0).all()
+    if mask.any():
+        torch.testing.assert_close(loss, imitation_loss(logits[mask], probabilities[mask]))
+        # at its least where both say the same
+        torch.testing.assert_close(gradient[mask], (logits.sigmoid() - probabilities)[mask] / (6 * int(mask.sum())))

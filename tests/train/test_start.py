@@ -54,7 +54,7 @@ def test_another_shape_is_refused(source, tmp_path):
 
 
 def test_nothing_there(source, tmp_path):
-    with pytest.raises(UserError, match="no model at"):
+    with pytest.raises(UserError, match=r"start_from: .*none is to be trained first, .*: no model at"):
         take_weights(source, str(tmp_path / "none"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no model"):

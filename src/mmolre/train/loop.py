@@ -32,6 +32,7 @@ from mmolre.train.adaptation import parameter_groups
 from mmolre.train.checkpoint import load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
 from mmolre.train.recipe import Recipe
+from mmolre.train.teachers import Taught
 
 CHECKPOINT_FILE = "last.safetensors"
 LOG_FILE = "log.jsonl"
@@ -74,6 +75,7 @@ class Trainer:
         recipe: what to do.
         model: freshly made, on its device.
         train, valid: rows; neither may be empty.
+        taught: what teachers say of the utterances of ``train``.
         out: the run's folder; ``log.jsonl`` and ``last.safetensors`` are written here.
         save_best: called with the averaged model and its validation each time the score improves.
         report: called after each step, for a progress display.
@@ -88,12 +90,14 @@ class Trainer:
         valid: Rows,
         out: Path,
         *,
+        taught: Taught | None = None,
         save_best: Callable[[MMoLRE, Validation], None],
         report: Callable[[Progress], None] = lambda _: None,
         log_line: Callable[[dict[str, Any]], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.recipe, self.model, self.train_rows, self.valid_rows, self.out = recipe, model, train, valid, out
+        self.taught = taught
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
         self.device = next(model.parameters()).device
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
@@ -245,12 +249,13 @@ class Trainer:
         settings, step = self.recipe.training, self.state["step"]
         batch = collate([self.train_rows.utterances[i] for i in rows], [self.train_rows.arrays[i] for i in rows])
         batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
+        taught = None if self.taught is None else self.taught.of(rows, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             output = self.model(batch.features, batch.masks)
             if self.recipe.objective.r_drop:
-                loss = self.objective.twice(output, self.model(batch.features, batch.masks), batch)
+                loss = self.objective.twice(output, self.model(batch.features, batch.masks), batch, taught)
             else:
-                loss = self.objective(output, batch)
+                loss = self.objective(output, batch, taught)
         losses = {"loss": loss.total.item()} | {name: part.item() for name, part in loss.parts.items()}
         if not math.isfinite(losses["loss"]):
             self._stop_at_nan(batch.ids, {name: losses[name] for name in loss.parts})

@@ -11,6 +11,7 @@ from mmolre.data.batching import Batch
 from mmolre.model.mmolre import Output
 from mmolre.schema import EMOTIONS, Utterance
 from mmolre.train.recipe import ObjectiveRecipe
+from mmolre.train.teachers import Taught
 
 
 class Loss(NamedTuple):
@@ -77,6 +78,13 @@ def emotion_loss(
     return torch.where(labelled, cells, 0.0).sum() / labelled.sum().clamp(min=1)
 
 
+def imitation_loss(logits: Tensor, taught: Tensor) -> Tensor:
+    """Mean binary cross-entropy with a teacher's probabilities, where it has any (NaN = none). Both (B, 6)."""
+    known = ~taught.isnan()
+    cells = F.binary_cross_entropy_with_logits(logits, taught.nan_to_num().to(logits.dtype), reduction="none")
+    return torch.where(known, cells, 0.0).sum() / known.sum().clamp(min=1)
+
+
 class Objective(nn.Module):
     """The weighted sum; with ``balance_tasks: uncertainty`` it has parameters of its own.
 
@@ -102,7 +110,8 @@ class Objective(nn.Module):
             if present and absent:
                 self.present_weight[i] = (absent / present) ** self.recipe.emotion_balance
 
-    def forward(self, output: Output, batch: Batch) -> Loss:
+    def forward(self, output: Output, batch: Batch, taught: Taught | None = None) -> Loss:
+        """The loss of a batch; ``taught``: what teachers say of its utterances."""
         truths = {"sentiment": batch.sentiment, "emotion": batch.emotions}
         exclusive = self._exclusive(batch)
         parts: dict[str, Tensor] = {}
@@ -110,17 +119,18 @@ class Objective(nn.Module):
         auxiliary: list[tuple[str, Tensor]] = []
         for task, weight in self.weights.items():
             truth = truths[task]
-            parts[task] = self._task_loss(task, output.tasks[task], truth, exclusive)
+            parts[task] = self._task_loss(task, output.tasks[task], truth, exclusive, taught)
             term = weight * parts[task]
             if task in self.log_variance:
                 # A batch without a label of this task says nothing of its uncertainty.
-                s = self.log_variance[task] * (~truth.isnan()).any()
+                s = self.log_variance[task] * _any_target(task, truth, taught)
                 term = torch.exp(-s) * term + s
             tasks[task] = term
             for x, rows in output.unimodal[task].values():
                 # A head without a label in the batch is no part of the mean: it would only make the others count less.
-                if not truth[rows].isnan().all():
-                    own = self._task_loss(task, x, truth[rows], None if exclusive is None else exclusive[rows])
+                here = None if taught is None else taught.of(rows)
+                if _any_target(task, truth[rows], here):
+                    own = self._task_loss(task, x, truth[rows], None if exclusive is None else exclusive[rows], here)
                     auxiliary.append((task, weight * own))
         for task, loss in auxiliary:
             tasks[task] = tasks[task] + self.recipe.unimodal * loss / len(auxiliary)
@@ -131,9 +141,9 @@ class Objective(nn.Module):
         total = torch.stack([*tasks.values(), common]).sum()
         return Loss(total, {name: part.detach() for name, part in parts.items()}, tasks, common)
 
-    def twice(self, first: Output, second: Output, batch: Batch) -> Loss:
+    def twice(self, first: Output, second: Output, batch: Batch, taught: Taught | None = None) -> Loss:
         """R-Drop: the mean loss of two passes over a batch, and how far they differ on its labelled utterances."""
-        one, two = self(first, batch), self(second, batch)
+        one, two = self(first, batch, taught), self(second, batch, taught)
         labelled = {"sentiment": ~batch.sentiment.isnan(), "emotion": ~batch.emotions.isnan()}
         differences = {}
         for task in self.weights:
@@ -148,11 +158,17 @@ class Objective(nn.Module):
         parts["r_drop"] = torch.stack(list(differences.values())).sum().detach()
         return Loss(torch.stack([*tasks.values(), common]).sum(), parts, tasks, common)
 
-    def _task_loss(self, task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor | None) -> Tensor:
+    def _task_loss(
+        self, task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor | None, taught: Taught | None
+    ) -> Tensor:
         if task == "sentiment":
-            return sentiment_loss(prediction, truth)
-        weight = self.present_weight if self.recipe.emotion_balance else None
-        return emotion_loss(prediction, truth, exclusive, recipe=self.recipe, present_weight=weight)
+            own = sentiment_loss(prediction, truth)
+            other = None if taught is None else sentiment_loss(prediction, taught.sentiment)
+        else:
+            weight = self.present_weight if self.recipe.emotion_balance else None
+            own = emotion_loss(prediction, truth, exclusive, recipe=self.recipe, present_weight=weight)
+            other = None if taught is None else imitation_loss(prediction, taught.emotions)
+        return own if other is None else torch.lerp(own, other, self.recipe.teaching)
 
     def _exclusive(self, batch: Batch) -> Tensor | None:
         """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``, if it has any."""
@@ -164,3 +180,11 @@ class Objective(nn.Module):
             if set(wanted) <= set(batch.masks):  # a modality that no utterance of the batch has is not among them
                 rows |= torch.stack([mask.any(dim=1) == (m in wanted) for m, mask in batch.masks.items()]).all(dim=0)
         return rows
+
+
+def _any_target(task: str, truth: Tensor, taught: Taught | None) -> Tensor:
+    """Whether any cell has a label, or a teacher's."""
+    some = (~truth.isnan()).any()
+    if taught is None:
+        return some
+    return some | (~(taught.sentiment if task == "sentiment" else taught.emotions).isnan()).any()

@@ -114,6 +114,8 @@ class ObjectiveRecipe(_Part):
         router_balance: weight of the balance term.
         exclusive: sets of modalities, e.g. ``[audio]``, whose utterances hold at most one emotion (acted voices): their
             loss is a softmax over the six and none (:func:`mmolre.train.objective.emotion_loss`).
+        teaching: share of the loss that is the distance to what ``teachers`` say (:mod:`mmolre.train.teachers`), the
+            rest being that to the labels; of no effect without teachers.
         surgery: ``none``, or ``pcgrad``: where the tasks' gradients of what they share conflict, each loses its part
             along the other (:mod:`mmolre.train.surgery`); costs a second backward pass.
     """
@@ -129,6 +131,7 @@ class ObjectiveRecipe(_Part):
     unimodal: float = Field(default=0.2, ge=0)
     router_balance: float = Field(default=1e-3, ge=0)
     exclusive: tuple[str, ...] = ()
+    teaching: float = Field(default=0.5, ge=0, le=1)
     surgery: Literal["none", "pcgrad"] = "none"
 
 
@@ -193,6 +196,8 @@ class Recipe(_Part):
             alone, as far as valid says (:mod:`mmolre.evaluate.anchor`); where few utterances have both.
         start_from: a run's folder, a model's folder or a hub id whose weights are the first ones, as far as the two
             models have them in common; for a small corpus, or an encoder that adapts to what is learned already.
+        teachers: runs' folders, models' folders or hub ids whose predictions for the training utterances are learned
+            beside the labels, for ``objective.teaching`` of the loss: distillation, of a larger model or of several.
     """
 
     name: str
@@ -204,6 +209,7 @@ class Recipe(_Part):
     emotion_fusion: Literal["auto", "fused", "late"] = "auto"
     sentiment_fusion: Literal["fused", "anchored"] = "fused"
     start_from: str | None = None
+    teachers: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

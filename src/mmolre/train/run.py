@@ -29,6 +29,7 @@ from mmolre.train.adaptation import adapted, make_encoder, states_of
 from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
 from mmolre.train.recipe import EncoderRecipe, Recipe, holds
 from mmolre.train.start import take_weights
+from mmolre.train.teachers import ask_teachers
 
 RECIPE_FILE = "recipe.json"
 VERSIONS_FILE = "versions.json"
@@ -116,8 +117,9 @@ def train(
     """Train, or go on with a run that was stopped; a finished run is left as it is.
 
     Writes into ``out``: ``recipe.json``, ``versions.json``, ``log.jsonl``, ``last.safetensors`` (to go on from),
-    ``model/`` (the best epoch: see :mod:`mmolre.bundle`), ``metrics-valid.json`` (of the best epoch), and
-    ``failed-rows.jsonl`` if rows could not be used.
+    ``taught.safetensors`` (what teachers said, where there are any), ``model/`` (the best epoch: see
+    :mod:`mmolre.bundle`), ``metrics-valid.json`` (of the best epoch), and ``failed-rows.jsonl`` if rows could not be
+    used.
 
     Raises:
         UserError: bad recipe or data; ``out`` holds another run; the loss is not a number.
@@ -138,6 +140,17 @@ def train(
         for split in ("train", "valid")
     }
     about = _about(recipe, rows["train"].utterances)
+    taught = None
+    if recipe.teachers:
+        taught = ask_teachers(
+            recipe.teachers,
+            rows["train"].utterances,
+            recipe.model.tasks,
+            out,
+            cache=cache,
+            device=device,
+            progress=callbacks.encoding,
+        )
 
     def save_best(model: MMoLRE, validation: Validation) -> None:
         save_bundle(
@@ -159,6 +172,7 @@ def train(
         rows["train"],
         rows["valid"],
         out,
+        taught=taught,
         save_best=save_best,
         report=callbacks.step,
         log_line=callbacks.log_line,

@@ -1,11 +1,27 @@
 """The first weights of a run from a model that was trained before, on other data or with its encoders frozen."""
 
+from pathlib import Path
+
 import torch
 
 from mmolre.bundle import model_folder
 from mmolre.errors import UserError
 from mmolre.model.mmolre import MMoLRE
 from mmolre.model.upper import saved_state
+
+
+def earlier_model(key: str, name: str) -> Path:
+    """The model's folder that a recipe's ``key`` names: a run that came before this one, a model's folder or a hub id.
+
+    Raises:
+        UserError: no model there; says whose key it is and what to do.
+    """
+    try:
+        return model_folder(name)
+    except UserError as error:
+        raise UserError(
+            f"{key}: {name} is to be trained first, or another model named by --set {key}=…: {error}"
+        ) from None
 
 
 @torch.no_grad()
@@ -21,7 +37,7 @@ def take_weights(model: MMoLRE, name: str) -> None:
     Raises:
         UserError: no model there; a part that both have is of another shape or of other layers of an encoder.
     """
-    source = MMoLRE.from_pretrained(model_folder(name))
+    source = MMoLRE.from_pretrained(earlier_model("start_from", name))
     for modality in set(source.uppers) & set(model.uppers):  # the layers' names count from the first that learns
         # As JSON: in one that was read from a file, keys that were numbers are texts.
         theirs, ours = (

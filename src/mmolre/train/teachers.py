@@ -1,0 +1,106 @@
+"""Distillation: what models that were trained before say of the training utterances, as targets beside the labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmolre.bundle import load_bundle
+from mmolre.data.cache import FeatureCache
+from mmolre.data.dataset import build_dataset
+from mmolre.encoders.extract import Progress
+from mmolre.errors import UserError
+from mmolre.files import replacing
+from mmolre.inference import infer
+from mmolre.schema import EMOTIONS, Utterance
+from mmolre.train.start import earlier_model
+
+TAUGHT_FILE = "taught.safetensors"
+
+
+class Taught(NamedTuple):
+    """What teachers say of n utterances, the mean of those that say something.
+
+    Attributes:
+        sentiment: (n,) float32; NaN where none does.
+        emotions: (n, 6) calibrated probabilities, float32; NaN likewise.
+    """
+
+    sentiment: Tensor
+    emotions: Tensor
+
+    def of(self, rows: Sequence[int] | Tensor, device: torch.device | None = None) -> Self:
+        """The same of some of the utterances, by their indices."""
+        return type(self)(*(x[rows].to(device or x.device) for x in self))
+
+
+def ask_teachers(
+    names: Sequence[str],
+    utterances: Sequence[Utterance],
+    tasks: Sequence[str],
+    out: Path,
+    *,
+    cache: FeatureCache | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Taught:
+    """Predict the utterances with each teacher, from all that it reads of them; ours.
+
+    The answer is kept in ``out``, so that a run that goes on does not ask again.
+
+    Args:
+        names: runs' folders, models' folders or hub ids.
+        utterances: those that are trained on. A teacher must not have been trained on those that are tested.
+        tasks: of the model that is taught.
+
+    Raises:
+        UserError: no model there; a teacher that says nothing of these tasks, or of none of the utterances.
+    """
+    from safetensors.torch import load, save
+
+    kept = out / TAUGHT_FILE
+    if kept.exists():
+        found = Taught(**load(kept.read_bytes()))
+        if len(found.sentiment) == len(utterances):
+            return found
+    answers = [_ask(name, utterances, tasks, cache, device, progress) for name in names]
+    sentiment, emotions = (_mean([a[i] for a in answers]) for i in range(2))
+    taught = Taught(torch.from_numpy(sentiment).float(), torch.from_numpy(emotions).float())
+    with replacing(kept) as beside:
+        beside.write_bytes(save(taught._asdict()))
+    return taught
+
+
+def _ask(
+    name: str,
+    utterances: Sequence[Utterance],
+    tasks: Sequence[str],
+    cache: FeatureCache | None,
+    device: str,
+    progress: Progress | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    bundle = load_bundle(earlier_model("teachers", name))
+    known = bundle.model.config.tasks
+    if not set(tasks) & set(known):
+        raise UserError(f"teachers: {name} predicts {' and '.join(known)}, of which the recipe has nothing")
+    index = {utterance.id: i for i, utterance in enumerate(utterances)}
+    dataset = build_dataset(utterances, bundle.encoders, cache, progress=progress)
+    if not dataset.utterances:
+        reads = " or ".join(bundle.encoders)
+        raise UserError(f"teachers: {name} reads {reads}, which no training utterance has")
+    raw = infer(bundle.model.to(device), dataset.arrays, each_alone=bundle.decision.needs_each_alone)
+    rows = [index[utterance.id] for utterance in dataset.utterances]
+    sentiment = np.full(len(utterances), np.nan)
+    emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
+    sentiment[rows], emotions[rows] = bundle.decision.sentiment(raw), bundle.decision.probabilities(raw)
+    return sentiment, emotions
+
+
+def _mean(answers: Sequence[np.ndarray]) -> np.ndarray:
+    """Over those that are not NaN; NaN where all are."""
+    stacked = np.stack(answers)
+    counts = (~np.isnan(stacked)).sum(axis=0)
+    return np.where(counts > 0, np.nansum(stacked, axis=0) / np.maximum(counts, 1), np.nan)

@@ -1,0 +1,114 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+
+from mmolre import UserError
+from mmolre.bundle import load_bundle
+from mmolre.data.cache import FeatureCache
+from mmolre.data.manifest import read_manifests
+from mmolre.evaluate.run import evaluate
+from mmolre.train import teachers
+from mmolre.train.loop import InterruptedRunError
+from mmolre.train.run import Callbacks, train
+from mmolre.train.teachers import ask_teachers
+from tiny_corpus import MISSING, corpus_recipe
+
+TASKS = ("sentiment", "emotion")
+
+
+@pytest.fixture
+def cache(tiny_run) -> FeatureCache:
+    return FeatureCache(tiny_run.folder.parent / "features")
+
+
+@pytest.fixture
+def pupils(tiny_corpus):
+    return [u for u in read_manifests([tiny_corpus]) if u.split == "train"]
+
+
+def test_a_teacher_says_what_it_predicts_and_nothing_of_a_row_that_it_cannot_read(
+    tiny_run, tiny_corpus, pupils, cache, tmp_path
+):
+    taught = ask_teachers([str(tiny_run.folder)], pupils[::-1], TASKS, tmp_path, cache=cache)
+    expected = evaluate(load_bundle(tiny_run.folder), [tiny_corpus], "train", cache=cache)
+    index = {u.id: i for i, u in enumerate(expected.utterances)}
+    for i, utterance in enumerate(pupils[::-1]):
+        if utterance.id == MISSING:
+            assert taught.sentiment[i].isnan()
+            assert taught.emotions[i].isnan().all()
+        else:
+            j = index[utterance.id]
+            assert taught.sentiment[i].item() == pytest.approx(expected.sentiment[j], abs=1e-5)
+            np.testing.assert_allclose(taught.emotions[i], expected.emotions[j], atol=1e-5)
+
+
+def test_several_teachers_are_averaged_where_they_speak(monkeypatch, tmp_path):
+    nan = np.nan
+    said = {"a": [1.0, nan, nan, 2.0], "b": [2.0, 3.0, nan, nan]}
+    monkeypatch.setattr(
+        teachers, "_ask", lambda name, *_: (np.array(said[name]), np.array(said[name])[:, None] * np.ones(6) / 3)
+    )
+    taught = ask_teachers(["a", "b"], [None] * 4, TASKS, tmp_path)  # type: ignore[list-item]
+    expected = torch.tensor([1.5, 3.0, nan, 2.0])
+    torch.testing.assert_close(taught.sentiment, expected, equal_nan=True)
+    torch.testing.assert_close(taught.emotions, expected[:, None].expand(4, 6) / 3, equal_nan=True)
+    kept = ask_teachers(["nobody"], [None] * 4, TASKS, tmp_path)  # type: ignore[list-item]
+    assert torch.equal(kept.sentiment.nan_to_num(9), taught.sentiment.nan_to_num(9))
+    with pytest.raises(KeyError):  # other utterances: asked again
+        ask_teachers(["nobody"], [None] * 3, TASKS, tmp_path)  # type: ignore[list-item]
+
+
+def test_a_teacher_without_anything_to_say(tiny_run, pupils, cache, tmp_path):
+    folder = str(tiny_run.folder)
+    with pytest.raises(UserError, match=r"teachers: .*none is to be trained first, .*: no model at"):
+        ask_teachers([str(tmp_path / "none")], pupils, TASKS, tmp_path)
+    with pytest.raises(UserError, match="predicts sentiment and emotion, of which the recipe has nothing"):
+        ask_teachers([folder], pupils, (), tmp_path, cache=cache)
+    blank = [u for u in pupils if u.id == MISSING]
+    with pytest.raises(UserError, match="reads text or audio, which no training utterance has"):
+        ask_teachers([folder], blank, TASKS, tmp_path, cache=cache)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_learns_from_its_teachers_and_goes_on_exactly(tiny_run, tiny_encoders, tiny_corpus, cache, tmp_path):
+    plain = corpus_recipe(tiny_encoders)
+    recipe = plain.model_copy(update={"teachers": (str(tiny_run.folder),)})
+    whole, parts, untaught = tmp_path / "whole", tmp_path / "parts", tmp_path / "untaught"
+    train(recipe, [tiny_corpus], whole, cache=cache)
+    answers = iter([False, True])
+    with pytest.raises(InterruptedRunError):
+        train(recipe, [tiny_corpus], parts, cache=cache, callbacks=Callbacks(should_stop=lambda: next(answers)))
+    train(recipe, [tiny_corpus], parts, cache=cache)
+    train(plain, [tiny_corpus], untaught, cache=cache)
+
+    def weights(run):
+        return (run / "model" / "model.safetensors").read_bytes()
+
+    assert weights(whole) == weights(parts)
+    assert weights(whole) != weights(untaught)
+
+
+def test_all_of_the_loss_from_a_teacher_needs_no_labels(tiny_run, tiny_encoders, tiny_corpus, cache, tmp_path):
+    """With teaching 1 the labels of the training rows are of no effect."""
+    recipe = corpus_recipe(tiny_encoders, epochs=1)
+    recipe = recipe.model_copy(
+        update={
+            "teachers": (str(tiny_run.folder),),
+            "objective": recipe.objective.model_copy(update={"teaching": 1.0}),
+        }
+    )
+    other = tiny_corpus.with_name("other-labels.csv")
+    with tiny_corpus.open(newline="") as source, other.open("w", newline="") as target:
+        rows = csv.DictReader(source)
+        writer = csv.DictWriter(target, rows.fieldnames or [])
+        writer.writeheader()
+        writer.writerows(row | ({"sentiment": "0.25"} if row["split"] == "train" else {}) for row in rows)
+    try:
+        for name, data in (("a", tiny_corpus), ("b", other)):
+            train(recipe, [data], tmp_path / name, cache=cache)
+    finally:
+        other.unlink()
+    first, second = ((tmp_path / n / "model" / "model.safetensors").read_bytes() for n in "ab")
+    assert first == second
