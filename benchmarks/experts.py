@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmolre.model.experts import KERNEL, LowRankExperts, windows
+from mmolre.model.experts import LowRankExperts
+from mmolre.model.neighbours import KERNEL, Neighbours
 
 BATCH, TIME, WIDTH = 16, 64, 384
 RANKS = (16, 32, 48, 64, 80, 96, 112, 128)
@@ -44,7 +45,7 @@ class LoopedExperts(nn.Module):
 
 def two_tasks(bank: LowRankExperts, x_btd: Tensor, gates_kbn: Tensor) -> Tensor:
     """The bank as the first block uses it: the hidden columns once, combined for each task."""
-    return bank.combine(bank.expand(windows(x_btd)).unsqueeze(0), gates_kbn)
+    return bank.combine(bank.expand(Neighbours(x_btd)).unsqueeze(0), gates_kbn)
 
 
 def forward_backward(run: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Callable[[], None]:

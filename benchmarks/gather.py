@@ -16,7 +16,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmolre.model.experts import KERNEL, LowRankExperts, windows
+from mmolre.model.experts import LowRankExperts
+from mmolre.model.neighbours import KERNEL, Neighbours
 
 WIDTH, TASKS = 384, 2
 
@@ -46,12 +47,9 @@ def measure(
     values, chosen = gates.topk(kept, dim=-1)
     gates = torch.zeros_like(gates).scatter(-1, chosen, values)
 
-    def read() -> Tensor:
-        return windows(x.flatten(0, 1)).unflatten(0, (sources, batch))
-
     ways: dict[str, Callable[[], Tensor]] = {
-        "all": lambda: bank.combine(bank.expand(read()), gates),
-        "gathered": lambda: bank.gathered(read(), gates, kept),
+        "all": lambda: bank.combine(bank.expand(Neighbours(x)), gates),
+        "gathered": lambda: bank.gathered(Neighbours(x), gates, kept),
     }
     times: dict[str, list[float]] = {}
     for i in range(repeats + 2):

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mmolre.model.experts import KERNEL, LowRankExperts, windows
+from mmolre.model.experts import LowRankExperts
+from mmolre.model.neighbours import KERNEL, Neighbours
 from mmolre.model.router import TopKRouter
 
 FUNCTIONS = {"gelu": nn.GELU(), "relu": nn.ReLU(), "none": nn.Identity()}
@@ -137,12 +138,6 @@ def test_an_expert_with_gate_zero_has_no_part(case):
     assert gradients[3][0].abs().max() == 0
 
 
-def test_windows_are_neighbours_with_zeros_beyond_the_ends():
-    x = torch.tensor([[[1.0], [2.0], [3.0]]])
-    assert windows(x).tolist() == [[[0, 1, 2], [1, 2, 3], [2, 3, 0]]]
-    assert windows(x[:, :1]).tolist() == [[[0, 1, 0]]]
-
-
 @pytest.mark.parametrize(
     ("rank", "count"), [(1, 3073 + 768), (16, 3073 * 16 + 768), (64, 3073 * 64 + 768), (768, 2_360_832)]
 )
@@ -182,7 +177,7 @@ def test_gathered_is_masked_gradients_included(ranks, data, sources, renormalize
     wanted = torch.randn(2, 3, 4, 5)
     parameters = [x, *bank.parameters(), *router.parameters()]
     for gather in (False, True):
-        read = windows(x.flatten(0, 1)).unflatten(0, (sources, 3))
+        read = Neighbours(x)
         gates = router(torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))).weights
         got = bank.gathered(read, gates, kept) if gather else bank.combine(bank.expand(read), gates)
         results.append([got, *torch.autograd.grad((got * wanted).sum(), parameters)])
@@ -196,7 +191,7 @@ def test_gathered_is_masked_gradients_included(ranks, data, sources, renormalize
 )
 def test_the_bank_gathers_where_few_of_many_are_kept(monkeypatch, experts, kept, steps, gathers):
     bank = randomized(4, [2] * experts, "gelu", torch.float32)
-    read = windows(torch.randn(3, steps, 4))[None]
+    read = Neighbours(torch.randn(1, 3, steps, 4))
     gates = TopKRouter(4, experts, kept)(torch.randn(2, 3, 4)).weights
     expected = bank.combine(bank.expand(read), gates)
     called = []

@@ -37,16 +37,16 @@ def labels(sentiment: list[float], emotions: list[list[float]]) -> Batch:
 
 
 def test_sentiment_by_hand():
-    assert sentiment_loss(torch.tensor([1.0, -1.0, 5.0]), torch.tensor([2.5, -1.5, NAN])).item() == 1.0
-    assert sentiment_loss(torch.tensor([1.0]), torch.tensor([NAN])).item() == 0
+    assert sentiment_loss(torch.tensor([1.0, -1.0, 5.0]), torch.tensor([2.5, -1.5, NAN])).mean().item() == 1.0
+    assert sentiment_loss(torch.tensor([1.0]), torch.tensor([NAN])).mean().item() == 0
 
 
 def test_emotion_by_hand():
     truth = torch.tensor([[1 / 3, 0, 3, NAN, NAN, NAN], [NAN] * 6])
     logits = torch.tensor([[2.0, 1, 0, 9, 9, 9], [9.0] * 6])
     expected = (softplus(-2) + softplus(1) + math.log(2)) / 3
-    assert emotion_loss(logits, truth).item() == pytest.approx(expected)
-    assert emotion_loss(logits, torch.full((2, 6), NAN)).item() == 0
+    assert emotion_loss(logits, truth).mean().item() == pytest.approx(expected)
+    assert emotion_loss(logits, torch.full((2, 6), NAN)).mean().item() == 0
 
 
 def test_exclusive_emotions_by_hand():
@@ -63,21 +63,21 @@ def test_exclusive_emotions_by_hand():
         sum(cells) - 2,  # not said to be exclusive
     ]
     exclusive = torch.tensor([True, True, True, True, False])
-    assert emotion_loss(logits, truth, exclusive).item() == pytest.approx(sum(rows) / 29)
+    assert emotion_loss(logits, truth, exclusive).mean().item() == pytest.approx(sum(rows) / 29)
 
 
 def test_exclusive_sets_are_those_an_utterance_has_in_the_step():
     masks = {"text": torch.tensor([[True], [False], [True]]), "audio": torch.tensor([[True], [True], [False]])}
     batch = labels([NAN] * 3, [[0.0, 0, 2, 0, 0, 0]] * 3)._replace(masks=masks)
     logits = torch.arange(18.0).view(3, 6) / 9
-    expected = emotion_loss(logits, batch.emotions, torch.tensor([False, True, False]))
+    expected = emotion_loss(logits, batch.emotions, torch.tensor([False, True, False])).mean()
     got = make(("emotion",), exclusive=["audio"])(output(torch.zeros(3), logits), batch)
     assert got.total.item() == pytest.approx(expected.item())
     both = make(("emotion",), exclusive=["text+audio"])
-    expected = emotion_loss(logits, batch.emotions, torch.tensor([True, False, False]))
+    expected = emotion_loss(logits, batch.emotions, torch.tensor([True, False, False])).mean()
     assert both(output(torch.zeros(3), logits), batch).total.item() == pytest.approx(expected.item())
     no_text = batch._replace(masks={"audio": masks["audio"]})
-    expected = emotion_loss(logits, batch.emotions)
+    expected = emotion_loss(logits, batch.emotions).mean()
     assert both(output(torch.zeros(3), logits), no_text).total.item() == pytest.approx(expected.item())
 
 
@@ -87,7 +87,7 @@ def test_exclusive_reaches_the_unimodal_heads():
     unimodal = {"sentiment": {}, "emotion": {"audio": (head, torch.tensor([1]))}}
     objective = make(("emotion",), exclusive=["audio"], unimodal=1, emotion=1)
     found = objective(output(torch.zeros(2), torch.zeros(2, 6), unimodal), batch).parts["unimodal"]
-    expected = emotion_loss(head, batch.emotions[1:], torch.tensor([True]))
+    expected = emotion_loss(head, batch.emotions[1:], torch.tensor([True])).mean()
     assert found.item() == pytest.approx(expected.item())
 
 
@@ -106,12 +106,12 @@ def test_unlabelled_cells_have_no_part_in_value_or_gradient(known, anything):
         spoiled[~mask] = anything
         prediction.requires_grad_()
         spoiled.requires_grad_()
-        value = loss(prediction, truth)
-        assert torch.equal(loss(spoiled, truth), value)
+        value = loss(prediction, truth).mean()
+        assert torch.equal(loss(spoiled, truth).mean(), value)
         if mask.any():
-            torch.testing.assert_close(value, loss(prediction[mask], truth[mask]))
+            torch.testing.assert_close(value, loss(prediction[mask], truth[mask]).mean())
         for leaf in (prediction, spoiled):
-            (gradient,) = torch.autograd.grad(loss(leaf, truth), leaf)
+            (gradient,) = torch.autograd.grad(loss(leaf, truth).mean(), leaf)
             assert torch.isfinite(gradient).all()
             assert (gradient[~mask] == 0).all()
             assert mask.sum() == 0 or (gradient[mask] != 0).any()
@@ -200,7 +200,7 @@ def test_soft_targets_by_hand():
     logits = torch.tensor([[0.5, -1.0, 2.0, 0.0, 9.0, 9.0]])
     recipe = ObjectiveRecipe(emotion_targets="soft")
     cells = [softplus(0.5), softplus(-1) + 1 / 3, softplus(2) - 2, math.log(2)]  # softplus(z) - target z
-    assert emotion_loss(logits, truth, recipe=recipe).item() == pytest.approx(sum(cells) / 4)
+    assert emotion_loss(logits, truth, recipe=recipe).mean().item() == pytest.approx(sum(cells) / 4)
 
 
 def test_asymmetric_loss_by_hand():
@@ -209,7 +209,7 @@ def test_asymmetric_loss_by_hand():
     recipe = ObjectiveRecipe(emotion_focus=2, emotion_margin=0.05)
     p = 1 / (1 + math.exp(-1)) - 0.05
     cells = [p**2 * -math.log(1 - p), 0.0, softplus(1)]  # the second is absent so surely that it counts nothing
-    loss = emotion_loss(logits, truth, recipe=recipe)
+    loss = emotion_loss(logits, truth, recipe=recipe).mean()
     assert loss.item() == pytest.approx(sum(cells) / 3)
     loss.backward()
     assert logits.grad is not None
@@ -249,16 +249,19 @@ def test_r_drop_by_hand():
 
 def test_what_is_taught_by_hand():
     objective = make(teaching=0.25, emotion=2.0)
-    batch = labels([1.0, NAN, NAN], [[1.0, *[NAN] * 5], [NAN] * 6, [NAN] * 6])
-    taught = Taught(torch.tensor([3.0, NAN, 0.0]), torch.tensor([[NAN] * 6, [0.3, *[NAN] * 5], [NAN] * 6]))
-    said = output(torch.tensor([2.0, 9.0, 0.5]), torch.tensor([[1.0] * 6, [-2.0] * 6, [7.0] * 6]))
+    batch = labels([1.0, NAN, NAN, 0.0], [[1.0, *[NAN] * 5], [0.0, *[NAN] * 5], [NAN] * 6, [NAN] * 6])
+    taught = Taught(
+        torch.tensor([4.0, NAN, 0.0, NAN]), torch.tensor([[NAN] * 6, [0.3, 0.9, *[NAN] * 4], *[[NAN] * 6] * 2])
+    )
+    said = output(torch.tensor([2.0, 9.0, 0.5, 0.125]), torch.tensor([[1.0] * 6, [-2.0] * 6, [7.0] * 6, [7.0] * 6]))
     loss = objective(said, batch, taught)
-    # labels: 1 is off by 1; teachers: 3 by 1 and 0 by .5
-    assert loss.tasks["sentiment"].item() == pytest.approx(0.75 * 1 + 0.25 * (1 + 0.5) / 2)
-    imitation = 0.3 * softplus(2) + 0.7 * softplus(-2)
-    assert loss.tasks["emotion"].item() == pytest.approx(2 * (0.75 * softplus(-1) + 0.25 * imitation))
-    none = Taught(torch.full((3,), NAN), torch.full((3, 6), NAN))
-    assert objective(said, batch, none).total.item() == pytest.approx(0.75 * objective(said, batch).total.item())
+    # both: off by 1 and 2; neither; a teacher alone: off by .5; a label alone: off by .125
+    assert loss.tasks["sentiment"].item() == pytest.approx((0.75 * 1 + 0.25 * 2 + 0.5 + 0.125) / 3)
+    imitated = [p * softplus(2) + (1 - p) * softplus(-2) for p in (0.3, 0.9)]
+    cells = [softplus(-1), 0.75 * softplus(-2) + 0.25 * imitated[0], imitated[1]]
+    assert loss.tasks["emotion"].item() == pytest.approx(2 * sum(cells) / 3)
+    none = Taught(torch.full((4,), NAN), torch.full((4, 6), NAN))
+    assert torch.equal(objective(said, batch, none).total, objective(said, batch).total)
 
 
 def test_unimodal_heads_are_taught_their_own_rows():
@@ -268,7 +271,7 @@ def test_unimodal_heads_are_taught_their_own_rows():
     objective = make(("sentiment",), unimodal=1, teaching=0.5)
     # neither has a label, but the second is taught: its head is off by 3
     loss = objective(said, labels([NAN, NAN], [[NAN] * 6] * 2), taught)
-    assert loss.parts["unimodal"].item() == pytest.approx(0.5 * 3)
+    assert loss.parts["unimodal"].item() == 3
 
 
 @given(st.lists(st.booleans(), min_size=5, max_size=5), st.floats(-1e6, 1e6))
@@ -280,10 +283,10 @@ def test_where_no_teacher_speaks_nothing_is_imitated(known, anything):
     logits = torch.randn(5, 6)
     logits[~mask] = anything
     logits.requires_grad_()
-    loss = imitation_loss(logits, probabilities)
+    loss = imitation_loss(logits, probabilities).mean()
     (gradient,) = torch.autograd.grad(loss, logits)
     assert (gradient[~mask] == 0).all()
     if mask.any():
-        torch.testing.assert_close(loss, imitation_loss(logits[mask], probabilities[mask]))
+        torch.testing.assert_close(loss, imitation_loss(logits[mask], probabilities[mask]).mean())
         # at its least where both say the same
         torch.testing.assert_close(gradient[mask], (logits.sigmoid() - probabilities)[mask] / (6 * int(mask.sum())))

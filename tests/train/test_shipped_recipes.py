@@ -55,22 +55,27 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
+def shrunk(path, tiny_encoders):
+    """The words that make a recipe small enough for a test."""
+    smaller = {"training.epochs": 1, "training.precision": "fp32", "model.width": 16, "model.specific_rank": 4}
+    for name, part in yaml.safe_load(path.read_text()).get("encoders", {}).items():
+        smaller |= {f"encoders.{name}.source": tiny_encoders[name], f"encoders.{name}.layers": "[0, -1]"}
+        if "upper" in part:
+            smaller[f"encoders.{name}.upper"] = 1
+    return ["--cache", "cache", *(word for key, value in smaller.items() for word in ("--set", f"{key}={value}"))]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_trains_evaluates_and_predicts(run, path, manifest, tiny_encoders):
     recipe = yaml.safe_load(path.read_text())
     features = sorted(recipe.get("features", {}))
     assert set(features) <= set(WIDTHS), "a new kind of features: give it a width here"
-    smaller = {"training.epochs": 1, "training.precision": "fp32", "model.width": 16, "model.specific_rank": 4}
-    for name, part in recipe.get("encoders", {}).items():
-        smaller |= {f"encoders.{name}.source": tiny_encoders[name], f"encoders.{name}.layers": "[0, -1]"}
-        if "upper" in part:
-            smaller[f"encoders.{name}.upper"] = 1
-    settings = [word for key, value in smaller.items() for word in ("--set", f"{key}={value}")]
     data = ("--data", manifest)
-    if first := recipe.get("start_from"):  # the run of another recipe, named after it
-        code, _, err = run("train", Path(first).name, *data, "--out", first, "--cache", "cache", *settings)
+    for first in [*filter(None, [recipe.get("start_from")]), *recipe.get("teachers", [])]:
+        earlier = path.with_name(f"{Path(first).name}.yaml")  # the run of another recipe, named after it
+        code, _, err = run("train", earlier.stem, *data, "--out", first, *shrunk(earlier, tiny_encoders))
         assert code == 0, err
-    code, _, err = run("train", path, *data, "--out", "r", "--cache", "cache", *settings)
+    code, _, err = run("train", path, *data, "--out", "r", *shrunk(path, tiny_encoders))
     assert code == 0, err
     names = "+".join([*sorted(recipe.get("encoders", {}), reverse=True), *features])
     code, out, err = run("evaluate", "r", *data, "--cache", "cache", "--json")

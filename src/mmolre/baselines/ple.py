@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mmolre.model.config import ModelConfig
-from mmolre.model.experts import LowRankExperts, windows
+from mmolre.model.experts import LowRankExperts
+from mmolre.model.neighbours import Neighbours
 from mmolre.model.router import Gates, TopKRouter, balance_loss
 from mmolre.model.unitse import BlockOutput, masked_mean
 
@@ -41,8 +42,9 @@ class PLELayer(nn.Module):
         normed = self.norm(x_sbtd) * mask_bt[..., None]
         pooled = masked_mean(normed, mask_bt)
         of_task = [min(k, streams - 1) for k in range(len(self.own))]
-        shared = self.shared.expand(windows(normed[-1]))
-        own = [expert.expand(windows(normed[s])) for s, expert in zip(of_task, self.own, strict=True)]  # type: ignore[operator]
+        read = Neighbours(normed)
+        shared = self.shared.expand(read[streams - 1])
+        own = [expert.expand(read[s]) for s, expert in zip(of_task, self.own, strict=True)]  # type: ignore[operator]
         gates: list[Gates] = [gate(pooled[s]) for s, gate in zip(of_task, self.gates, strict=True)]
         outputs = []
         for k, (weights, _) in enumerate(gates):

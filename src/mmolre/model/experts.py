@@ -14,45 +14,18 @@ Shape suffixes: s sources, k tasks, b batch, t time, d width, r columns (sum of 
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-KERNEL = 3
-"""Width of an expert's first convolution (paper)."""
+from mmolre.model.neighbours import KERNEL, Neighbours
 
 GATHER_SAVES, GATHER_COPIES = 2.5, 60.0
 """Gathering beats computing all where it saves the factor 2.5 + 60 / T of multiplications: copying the columns costs
 the same however long an utterance is. Measured by ``benchmarks/gather.py`` on a CPU, float32, forward + backward."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
-
-
-def windows(x_btd: Tensor) -> Tensor:
-    """Each position with its neighbours, zeros beyond the ends: (B, T, d) -> (B, T, 3 d).
-
-    A kernel-3 convolution is one matrix product with the result; banks that read the same input share it.
-    """
-    return _Windows.apply(x_btd)  # type: ignore[no-any-return]
-
-
-class _Windows(torch.autograd.Function):
-    """:func:`windows`; what autograd makes of slices fills and copies twice as much memory on the way back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        padded = F.pad(x, (0, 0, 1, 1))
-        return torch.cat((padded[:, :-2], x, padded[:, 2:]), dim=-1)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        before, own, after = gradients[0].chunk(KERNEL, dim=-1)
-        total = own.clone()
-        total[:, :-1] += before[:, 1:]
-        total[:, 1:] += after[:, :-1]
-        return total
 
 
 class LowRankExperts(nn.Module):
@@ -87,9 +60,9 @@ class LowRankExperts(nn.Module):
             for rank, rows in zip(self.ranks, self.weight_out.split(self.ranks), strict=True):
                 nn.init.uniform_(rows, -1 / math.sqrt(rank), 1 / math.sqrt(rank))
 
-    def expand(self, windows_bt3d: Tensor) -> Tensor:
-        """First convolutions of all experts and the activation: (..., T, 3 d) -> (..., T, R)."""
-        return self.activation(F.linear(windows_bt3d, self.weight_in, self.bias_in))
+    def expand(self, read: Neighbours) -> Tensor:
+        """First convolutions of all experts and the activation: (..., T, d) -> (..., T, R)."""
+        return self.activation(read.convolve(self.weight_in, self.bias_in))
 
     def combine(self, hidden_btr: Tensor, gates: Tensor) -> Tensor:
         """Gated sum of the experts' second convolutions.
@@ -106,28 +79,29 @@ class LowRankExperts(nn.Module):
         gated = hidden_btr * gates.index_select(-1, self._expert_of_column)  # type: ignore[arg-type]
         return (gated @ self.weight_out).add_(gates @ self.bias_out)
 
-    def mix(self, windows_sbt3d: Tensor, gates_kbn: Tensor, kept: int) -> Tensor:
+    def mix(self, read_sbtd: Neighbours, gates_kbn: Tensor, kept: int) -> Tensor:
         """Gated sums for K tasks, gates per utterance, by whichever way is the faster; both give the same.
 
         Args:
-            windows_sbt3d: (S, B, T, 3 d); S = 1 where the tasks read the same, else S = K.
+            read_sbtd: (S, B, T, d); S = 1 where the tasks read the same, else S = K.
             gates_kbn: (K, B, N), at most ``kept`` of each N not 0.
             kept: how many experts a router keeps.
 
         Returns:
             (K, B, T, d).
         """
-        sources, tasks, time = len(windows_sbt3d), len(gates_kbn), windows_sbt3d.shape[2]
+        sources, _, time, _ = read_sbtd.x.shape
+        tasks = len(gates_kbn)
         of_all = (sources * KERNEL + tasks) * sum(self.ranks)
         of_chosen = tasks * (KERNEL + 1) * kept * max(self.ranks)
         if of_all >= (GATHER_SAVES + GATHER_COPIES / max(time, 1)) * of_chosen:
-            return self.gathered(windows_sbt3d, gates_kbn, kept)
-        return self.combine(self.expand(windows_sbt3d), gates_kbn)
+            return self.gathered(read_sbtd, gates_kbn, kept)
+        return self.combine(self.expand(read_sbtd), gates_kbn)
 
-    def gathered(self, windows_sbt3d: Tensor, gates_kbn: Tensor, kept: int) -> Tensor:
+    def gathered(self, read_sbtd: Neighbours, gates_kbn: Tensor, kept: int) -> Tensor:
         """:meth:`mix` by the kept experts' columns alone: a batched product, each utterance with columns of its own."""
         tasks, batch, _ = gates_kbn.shape
-        x = windows_sbt3d.expand(tasks, -1, -1, -1).flatten(0, 1)
+        x = read_sbtd.windows.expand(tasks, -1, -1, -1).flatten(0, 1)
         weights, experts = gates_kbn.flatten(0, 1).topk(kept, dim=-1)
         # Experts of a lower rank than the highest are filled up with columns of gate 0.
         columns = self._columns_of_expert[experts].flatten(1)  # type: ignore[index]
@@ -142,7 +116,7 @@ class LowRankExperts(nn.Module):
 
     def forward(self, x_btd: Tensor, gates: Tensor) -> Tensor:
         """(B, T, d) and gates (B, N) or (B, T, N) -> sum_n g_n f_n(x), (B, T, d)."""
-        return self.combine(self.expand(windows(x_btd)), gates)
+        return self.combine(self.expand(Neighbours(x_btd)), gates)
 
     def looped(self, x_btd: Tensor, gates: Tensor) -> Tensor:
         """:meth:`forward`, one expert after another; slow and obvious."""

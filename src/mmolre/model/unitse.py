@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mmolre.model.config import ModelConfig
-from mmolre.model.experts import LowRankExperts, windows
+from mmolre.model.experts import LowRankExperts
+from mmolre.model.neighbours import Neighbours
 from mmolre.model.router import Gates, TopKRouter, UniformRouter, balance_loss
 
 
@@ -69,10 +70,10 @@ class UniTSEBlock(nn.Module):
             x_sbtd: (S, B, T, d); S = 1 where the tasks read the same features, else one slice per task.
             mask_bt: (B, T) bool, True at real positions; every row has at least one.
         """
-        sources, batch, time, width = x_sbtd.shape
+        sources = len(x_sbtd)
         # Zeros at padding: what the convolution would see beyond the end of a sequence that is not padded.
         normed = self.norm(x_sbtd) * mask_bt[..., None]
-        neighbours = windows(normed.flatten(0, 1)).view(sources, batch, time, 3 * width)
+        neighbours = Neighbours(normed)
         balance = x_sbtd.new_zeros(())
         total = x_sbtd.new_zeros(())
         gates: list[Gates] = []

@@ -30,12 +30,28 @@ class Loss(NamedTuple):
     common: Tensor
 
 
-def sentiment_loss(prediction: Tensor, truth: Tensor) -> Tensor:
-    """Mean absolute error over the labelled utterances; 0 where there is none. Both (B,), NaN = unlabelled."""
-    labelled = ~truth.isnan()
+class Cells(NamedTuple):
+    """A loss before it is averaged: one value per cell, 0 where it is not ``known``; both of one shape."""
+
+    values: Tensor
+    known: Tensor
+
+    def mean(self) -> Tensor:
+        """Over the known cells; 0 where there is none."""
+        return self.values.sum() / self.known.sum().clamp(min=1)
+
+    def blend(self, other: "Cells", share: float) -> "Cells":
+        """``share`` of the other's value where both are known, else the whole of the one that is."""
+        both = self.known & other.known
+        values = torch.where(both, 1 - share, 1.0) * self.values + torch.where(both, share, 1.0) * other.values
+        return Cells(values, self.known | other.known)
+
+
+def sentiment_loss(prediction: Tensor, truth: Tensor) -> Cells:
+    """Absolute error. Both (B,), NaN = unlabelled."""
+    known = ~truth.isnan()
     # Zeroed before the difference: NaN times 0 is NaN, in the gradient too.
-    difference = torch.where(labelled, prediction - truth.nan_to_num(), 0.0)
-    return difference.abs().sum() / labelled.sum().clamp(min=1)
+    return Cells(torch.where(known, prediction - truth.nan_to_num(), 0.0).abs(), known)
 
 
 def emotion_loss(
@@ -45,8 +61,8 @@ def emotion_loss(
     *,
     recipe: ObjectiveRecipe | None = None,
     present_weight: Tensor | None = None,
-) -> Tensor:
-    """Mean binary cross-entropy over the labelled cells; present iff intensity > 0.
+) -> Cells:
+    """Binary cross-entropy; present iff intensity > 0.
 
     Args:
         logits: (B, 6).
@@ -75,14 +91,14 @@ def emotion_loss(
         which = torch.where(there.any(dim=1), there.to(torch.int8).argmax(dim=1), logits.shape[1])
         among = F.cross_entropy(F.pad(logits, (0, 1)), which, reduction="none")
         cells = torch.where(one[:, None], among[:, None] / logits.shape[1], cells)
-    return torch.where(labelled, cells, 0.0).sum() / labelled.sum().clamp(min=1)
+    return Cells(torch.where(labelled, cells, 0.0), labelled)
 
 
-def imitation_loss(logits: Tensor, taught: Tensor) -> Tensor:
-    """Mean binary cross-entropy with a teacher's probabilities, where it has any (NaN = none). Both (B, 6)."""
+def imitation_loss(logits: Tensor, taught: Tensor) -> Cells:
+    """Binary cross-entropy with a teacher's probabilities, where it has any (NaN = none). Both (B, 6)."""
     known = ~taught.isnan()
     cells = F.binary_cross_entropy_with_logits(logits, taught.nan_to_num().to(logits.dtype), reduction="none")
-    return torch.where(known, cells, 0.0).sum() / known.sum().clamp(min=1)
+    return Cells(torch.where(known, cells, 0.0), known)
 
 
 class Objective(nn.Module):
@@ -168,7 +184,7 @@ class Objective(nn.Module):
             weight = self.present_weight if self.recipe.emotion_balance else None
             own = emotion_loss(prediction, truth, exclusive, recipe=self.recipe, present_weight=weight)
             other = None if taught is None else imitation_loss(prediction, taught.emotions)
-        return own if other is None else torch.lerp(own, other, self.recipe.teaching)
+        return (own if other is None else own.blend(other, self.recipe.teaching)).mean()
 
     def _exclusive(self, batch: Batch) -> Tensor | None:
         """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``, if it has any."""

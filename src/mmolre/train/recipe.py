@@ -115,7 +115,7 @@ class ObjectiveRecipe(_Part):
         exclusive: sets of modalities, e.g. ``[audio]``, whose utterances hold at most one emotion (acted voices): their
             loss is a softmax over the six and none (:func:`mmolre.train.objective.emotion_loss`).
         teaching: share of the loss that is the distance to what ``teachers`` say (:mod:`mmolre.train.teachers`), the
-            rest being that to the labels; of no effect without teachers.
+            rest being that to the labels, where an utterance has both; of no effect without teachers.
         surgery: ``none``, or ``pcgrad``: where the tasks' gradients of what they share conflict, each loses its part
             along the other (:mod:`mmolre.train.surgery`); costs a second backward pass.
     """
