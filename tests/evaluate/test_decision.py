@@ -102,10 +102,11 @@ def test_thresholds_of_each_set_are_fitted_on_its_own_probabilities(fusion):
     decision = Decision.fit(raw, truth, fusion)
     assert set(decision.thresholds) == {"text", "audio", "text+audio"}
     both = rows(raw, BOTH)
-    assert decision.thresholds["text+audio"] == fit_thresholds(decision.probabilities(raw)[both], truth[both])
+    expected = fit_thresholds(decision.probabilities(raw)[both], truth[both], calibrated=fusion == "fused")
+    assert decision.thresholds["text+audio"] == expected
     heard = ~np.isnan(raw.alone["audio"][:, 0])
     alone = decision.calibration["audio"].apply(raw.alone["audio"][heard])
-    assert decision.thresholds["audio"] == fit_thresholds(alone, truth[heard])
+    assert decision.thresholds["audio"] == fit_thresholds(alone, truth[heard], calibrated=True)
     assert len({t.macro_f1 for t in decision.thresholds.values()}) == 3
     found = decision.for_rows(raw.modalities[:3])
     assert found == [decision.thresholds[key] for key in ("text+audio", "text", "audio")]

@@ -71,6 +71,40 @@ def test_random_floats_against_brute_force():
     assert fitted["jaccard"] == pytest.approx(best)
 
 
+@given(st.integers(0, 50))
+@settings(max_examples=20, deadline=None)
+def test_of_calibrated_probabilities_the_expected_metrics_are_the_best_that_there_are(seed):
+    rng = np.random.default_rng(seed)
+    prob = rng.beta(1, 3, (40, 6))
+    truth = (rng.random((40, 6)) < prob).astype(float)
+    truth[0], truth[1] = 1, 0
+    truth[2:6, 0] = nan
+    fitted = fit_thresholds(prob, truth, calibrated=True)
+    by_label = fit_thresholds(prob, truth)
+    assert (fitted.jaccard, fitted.top_none) == (by_label.jaccard, by_label.top_none)
+
+    def expected(p, t):
+        """Weighted accuracy and F1 times constants, if each emotion is there as often as its probability says."""
+        c = p >= t
+        return p[c].sum() / p.sum() - (1 - p)[c].sum() / (1 - p).sum(), p[c].sum() / (c.sum() + p.sum())
+
+    for e in range(6):
+        p = prob[~np.isnan(truth[:, e]), e]
+        tried = [expected(p, t) for t in [*p, 2]]
+        assert expected(p, fitted.wa[e])[0] == pytest.approx(max(wa for wa, _ in tried))
+        assert expected(p, fitted.macro_f1[e])[1] == pytest.approx(max(f1 for _, f1 in tried))
+        below, above = p[p < p.mean()].max(), p[p >= p.mean()].min()
+        assert below <= fitted.wa[e] <= above  # by theory: as often as the emotion is there at all
+    p = prob[~np.isnan(truth)]
+    assert expected(p, fitted.micro_f1)[1] == pytest.approx(max(expected(p, t)[1] for t in [*p, 2]))
+
+
+def test_expected_or_not_what_is_labelled_one_way_alone_stays_one_half():
+    prob = np.full((4, 6), 0.2)
+    assert fit_thresholds(prob, np.zeros((4, 6)), calibrated=True) == DEFAULT
+    assert fit_thresholds(prob, np.full((4, 6), nan), calibrated=True) == DEFAULT
+
+
 def test_a_gap_is_cut_in_its_middle():
     prob = np.tile(np.array([[0.1], [0.2], [0.6], [0.8]]), (1, 6))
     truth = np.tile(np.array([[0.0], [0.0], [1.0], [2.0]]), (1, 6))

@@ -203,6 +203,14 @@ def test_soft_targets_by_hand():
     assert emotion_loss(logits, truth, recipe=recipe).mean().item() == pytest.approx(sum(cells) / 4)
 
 
+def test_graded_targets_by_hand():
+    truth = torch.tensor([[0.0, 1 / 3, 1, 3, NAN, NAN]])
+    logits = torch.tensor([[0.5, -1.0, 2.0, 1.0, 9.0, 9.0]])
+    cells = [softplus(0.5), softplus(-1) + 1 / 3, softplus(2) - 2, softplus(1) - 1]  # softplus(z) - target z
+    loss = emotion_loss(logits, truth, recipe=ObjectiveRecipe(emotion_targets="graded"))
+    assert loss.mean().item() == pytest.approx(sum(cells) / 4)
+
+
 def test_asymmetric_loss_by_hand():
     truth = torch.tensor([[0.0, 0, 1, NAN, NAN, NAN]])
     logits = torch.tensor([[1.0, -4.0, -1.0, 9, 9, 9]], requires_grad=True)

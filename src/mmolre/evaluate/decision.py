@@ -64,11 +64,13 @@ class Decision:
             for key in several:
                 calibration[key] = fit_calibration(raw.logits[sets[key]], emotions[sets[key]])
         thresholds = {
-            m: fit_thresholds(calibration[m].apply(raw.alone[m][rows]), emotions[rows]) for m, rows in alone.items()
+            m: fit_thresholds(calibration[m].apply(raw.alone[m][rows]), emotions[rows], calibrated=True)
+            for m, rows in alone.items()
         }
         probabilities = cls(late, calibration, {}).probabilities(raw)
         for key in several:
-            thresholds[key] = fit_thresholds(probabilities[sets[key]], emotions[sets[key]])
+            # The mean of calibrated logits is not calibrated itself.
+            thresholds[key] = fit_thresholds(probabilities[sets[key]], emotions[sets[key]], calibrated=not late)
         anchors = {}
         if sentiment is not None:
             anchors = fit_anchors(raw.sentiment, raw.alone_sentiment, sentiment, raw.modalities)

@@ -4,9 +4,13 @@ Every published emotion metric wants its own threshold (the best one for weighte
 F1), so each is fitted for its own metric and kept under its name. The fit is exact: it tries every cut between two
 distinct scores, by cumulative sums over the sorted scores. An emotion is predicted iff its probability is >= its
 threshold. Applying thresholds needs numpy alone.
+
+Thresholds that are best for the labels of valid are too well adapted to them, most of all those of rare emotions. Once
+probabilities are calibrated, they say themselves how often an emotion is there; thresholds that are best for what is
+then expected hold better on other utterances (ours; docs/log.md has the measurement).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -125,7 +129,7 @@ def top(prob: ArrayLike, thresholds: EmotionThresholds) -> list[str | None]:
     return [EMOTIONS[e] if there else None for e, there in zip(best, named, strict=True)]
 
 
-def fit_thresholds(prob: ArrayLike, truth: ArrayLike) -> EmotionThresholds:
+def fit_thresholds(prob: ArrayLike, truth: ArrayLike, *, calibrated: bool = False) -> EmotionThresholds:
     """Fit every family's thresholds for its own metric. Give it the valid split, never test (yardsticks).
 
     Among equally good cuts the middle of the widest run of them is taken, the one nearest .5 if several are as wide
@@ -136,18 +140,28 @@ def fit_thresholds(prob: ArrayLike, truth: ArrayLike) -> EmotionThresholds:
         prob: (n, 6) probabilities in [0, 1].
         truth: (n, 6) intensities, present iff > 0, ``NaN`` where unlabelled. Jaccard uses the samples with all six
             labels, ``top_none`` those of them with at most one emotion present, the rest every labelled cell.
+        calibrated: the probabilities are calibrated: weighted accuracy and F1 are those expected of labels drawn by
+            them, instead of those of the labels themselves.
 
     Raises:
         ValueError: shapes other than (n, 6).
         UserError: a labelled cell's probability is not in [0, 1].
     """
     prob, there, labelled = as_cells(prob, truth)
-    columns = [(prob[labelled[:, e], e], there[labelled[:, e], e]) for e in range(E)]
+    columns = [labelled[:, e] for e in range(E)]
+    decided = [0 < there[rows, e].sum() < rows.sum() for e, rows in enumerate(columns)]
+    # How much each cell is there: 0 or 1 by its label, or its probability.
+    degree = prob if calibrated else there.astype(np.float64)
     complete = labelled.all(axis=1)
+
+    def each(fit: Callable[[NDArray[np.float64], NDArray[np.float64]], float]) -> tuple[float, ...]:
+        pairs = zip(columns, decided, strict=True)
+        return tuple(fit(prob[rows, e], degree[rows, e]) if some else 0.5 for e, (rows, some) in enumerate(pairs))
+
     return EmotionThresholds(
-        wa=tuple(_fit_wa(p, t) for p, t in columns),
-        macro_f1=tuple(_fit_f1(p, t) for p, t in columns),
-        micro_f1=_fit_f1(prob[labelled], there[labelled]),
+        wa=each(_fit_wa),
+        macro_f1=each(_fit_f1),
+        micro_f1=_fit_f1(prob[labelled], degree[labelled]) if 0 < there[labelled].sum() < labelled.sum() else 0.5,
         jaccard=_fit_jaccard(prob[complete], there[complete]),
         top_none=_fit_top(prob[complete], there[complete]),
     )
@@ -172,20 +186,15 @@ def as_cells(prob: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], ND
     return prob, truth > 0, labelled
 
 
-def _fit_wa(scores: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
-    n_pos, n_neg = int(there.sum()), int((~there).sum())
-    if not n_pos or not n_neg:
-        return 0.5
-    cuts, tp, fp = _sweep(scores, there, ~there)
-    return _pick(cuts, tp * n_neg - fp * n_pos)  # TPR - FPR, in whole numbers so that ties are exact
+def _fit_wa(scores: NDArray[np.float64], degree: NDArray[np.float64]) -> float:
+    cuts, tp, fp = _sweep(scores, degree, 1 - degree)
+    # TPR - FPR, times what makes it a whole number where the degrees are: so ties are exact
+    return _pick(cuts, tp * (1 - degree).sum() - fp * degree.sum())
 
 
-def _fit_f1(scores: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
-    n_pos = int(there.sum())
-    if not n_pos or n_pos == len(there):
-        return 0.5
-    cuts, tp, fp = _sweep(scores, there, ~there)
-    return _pick(cuts, 2 * tp / (tp + fp + n_pos))
+def _fit_f1(scores: NDArray[np.float64], degree: NDArray[np.float64]) -> float:
+    cuts, tp, fp = _sweep(scores, degree, 1 - degree)
+    return _pick(cuts, 2 * tp / (tp + fp + degree.sum()))
 
 
 def _fit_jaccard(prob: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
@@ -216,12 +225,12 @@ def _sweep(scores: NDArray[np.float64], *amounts: NDArray) -> tuple[NDArray, ...
     """What each amount sums to over the scores admitted, for a threshold falling from above all to below all scores.
 
     Returns:
-        (k,) the distinct scores, falling; then for each amount (k + 1,) int64 sums, the first (nothing admitted) 0.
+        (k,) the distinct scores, falling; then for each amount (k + 1,) sums, the first (nothing admitted) 0.
     """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # equal scores are admitted together
-    sums = [np.concatenate([[0], np.cumsum(a[order], dtype=np.int64)[last]]) for a in amounts]
+    sums = [np.concatenate([[0], np.cumsum(a[order], dtype=np.float64)[last]]) for a in amounts]
     return ranked[last], *sums
 
 

@@ -76,7 +76,10 @@ def emotion_loss(
     recipe = recipe or ObjectiveRecipe()
     labelled = ~truth.isnan()
     there = truth > 0  # False where NaN
-    target = there.to(logits.dtype) if recipe.emotion_targets == "binary" else (truth.nan_to_num() / 3).clamp(0, 1)
+    intensity = truth.nan_to_num()
+    target = {"binary": there.float(), "graded": intensity.clamp(0, 1), "soft": (intensity / 3).clamp(0, 1)}[
+        recipe.emotion_targets
+    ].to(logits.dtype)
     if recipe.emotion_focus:
         logits = logits.float()  # bfloat16's probabilities are too coarse for powers of them
         easy = (logits.sigmoid() - recipe.emotion_margin).clamp(min=0)

@@ -101,7 +101,8 @@ class ObjectiveRecipe(_Part):
     Attributes:
         sentiment, emotion: fixed task weights.
         balance_tasks: ``fixed``, or ``uncertainty``: learned homoscedastic weights (Kendall et al., 2018) on top.
-        emotion_targets: what an emotion's probability learns: ``binary``, present or not; ``soft``, a third of its
+        emotion_targets: what an emotion's probability learns: ``binary``, present or not; ``graded``, its intensity up
+            to 1, so that what one of three annotators saw a little of counts a third; ``soft``, a third of its
             intensity (0 to 3; labels that only say present, 1, become a third too).
         emotion_balance: a present emotion counts (absent / present) to this power, by the training split's counts: 0
             all alike, 1 each emotion's two sides the same.
@@ -123,7 +124,7 @@ class ObjectiveRecipe(_Part):
     sentiment: float = Field(default=1.0, ge=0)
     emotion: float = Field(default=1.0, ge=0)
     balance_tasks: Literal["fixed", "uncertainty"] = "fixed"
-    emotion_targets: Literal["binary", "soft"] = "binary"
+    emotion_targets: Literal["binary", "graded", "soft"] = "binary"
     emotion_balance: float = Field(default=0.0, ge=0, le=1)
     emotion_focus: float = Field(default=0.0, ge=0)
     emotion_margin: float = Field(default=0.05, ge=0, lt=1)
