@@ -1,0 +1,72 @@
+"""Score predictions that are kept under results/, for which no model is needed, only the corpus.
+
+    python scripts/score_predictions.py results/mosei-mpnet/predictions-seed0.jsonl --data MOSEI.csv --out scores
+
+Of several files the mean is scored, which is an ensemble of their models. Thresholds are fitted on the valid rows, as
+in training; ``metrics-valid.json`` and ``metrics-test.json`` are written to ``--out``, each where labels are at hand.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmolre.data.batching import targets
+from mmolre.data.manifest import read_manifest
+from mmolre.evaluate.report import evaluate_predictions, metrics_table, write_metrics
+from mmolre.evaluate.thresholds import EmotionThresholds, fit_thresholds
+from mmolre.schema import EMOTIONS
+
+
+def score(files: Sequence[Path], data: Path) -> dict[str, dict[str, Any]]:
+    """Split -> metrics, of valid and test, where labels are at hand."""
+    kept = [{row["id"]: row for row in map(json.loads, path.read_text().splitlines())} for path in files]
+    utterances = read_manifest(data)
+    labelled = [u.sentiment for u in utterances if u.split == "train" and u.sentiment is not None]
+    thresholds = EmotionThresholds.default()
+    scores = {}
+    for split in ("valid", "test"):
+        rows = [u for u in utterances if u.split == split and all(u.id in rows for rows in kept)]
+        sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(rows))
+        predicted = np.array([[_values(of[u.id]) for u in rows] for of in kept]).reshape(len(kept), len(rows), -1)
+        mean = predicted.mean(axis=0)
+        if np.isnan(sentiment).all() and np.isnan(emotions).all():
+            continue
+        if split == "valid" and not np.isnan(mean[:, 1:]).all():
+            thresholds = fit_thresholds(mean[:, 1:], emotions, calibrated=True)
+        scores[split] = evaluate_predictions(
+            sentiment_pred=mean[:, 0],
+            sentiment_truth=np.full_like(sentiment, np.nan) if np.isnan(mean[:, 0]).all() else sentiment,
+            emotion_prob=mean[:, 1:],
+            emotion_truth=np.full_like(emotions, np.nan) if np.isnan(mean[:, 1:]).all() else emotions,
+            modalities=[("text",)] * len(rows),
+            thresholds={"text": thresholds},
+            train_sentiment_median=float(np.median(labelled)) if labelled else None,
+        )
+    return scores
+
+
+def _values(row: dict[str, Any]) -> list[float]:
+    """Sentiment and the six probabilities; NaN where the model lacks the task."""
+    emotions = row.get("emotions", {})
+    return [row.get("sentiment", np.nan), *(emotions.get(name, np.nan) for name in EMOTIONS)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("predictions", type=Path, nargs="+")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    for split, metrics in score(options.predictions, options.data).items():
+        print(f"{split}\n{metrics_table(metrics)}\n")
+        if options.out:
+            options.out.mkdir(parents=True, exist_ok=True)
+            write_metrics(options.out / f"metrics-{split}.json", metrics)
+
+
+if __name__ == "__main__":
+    main()
