@@ -101,16 +101,22 @@ def test_windows_have_zeros_beyond_the_ends():
 
 
 @pytest.mark.parametrize(
-    ("positions", "autocast", "tiles"),
-    [(TILES_FROM, False, True), (TILES_FROM - 1, False, False), (TILES_FROM, True, False)],
+    ("positions", "autocast", "dtype", "tiles"),
+    [
+        (TILES_FROM, False, torch.float32, True),
+        (TILES_FROM - 1, False, torch.float32, False),
+        (TILES_FROM, True, torch.float32, False),
+        (TILES_FROM, False, torch.bfloat16, False),
+    ],
 )
-def test_the_way_that_is_faster_is_taken(positions, autocast, tiles):
-    x = torch.randn(1, positions, 2)
+def test_the_way_that_is_faster_is_taken(positions, autocast, dtype, tiles):
+    x = torch.randn(1, positions, 2, dtype=dtype)
     read = Neighbours(x)
-    weight, bias = torch.randn(3, 6), torch.randn(3)
+    weight, bias = torch.randn(3, 6, dtype=dtype), torch.randn(3, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         found = read.convolve(weight, bias)
     assert ("tiles" in vars(read)) == tiles
     assert ("windows" in vars(read)) != tiles
-    tolerance = 0.1 if autocast else 1e-4
-    torch.testing.assert_close(found.float(), plain(x, weight, bias), rtol=tolerance, atol=tolerance)
+    tolerance = 1e-4 if dtype == torch.float32 and not autocast else 0.1
+    expected = plain(x.float(), weight.float(), bias.float())
+    torch.testing.assert_close(found.float(), expected, rtol=tolerance, atol=tolerance)

@@ -62,10 +62,10 @@ class Neighbours:
             (..., T, R).
         """
         x = self.x
-        positions = x.numel() // x.shape[-1]
-        if x.device.type != "cpu" or positions < TILES_FROM or torch.is_autocast_enabled("cpu"):
-            return F.linear(self.windows, weight, bias)
-        return self.convolve_tiles(weight, bias)
+        full_precision = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+        if x.device.type == "cpu" and full_precision and x.numel() >= TILES_FROM * x.shape[-1]:
+            return self.convolve_tiles(weight, bias)
+        return F.linear(self.windows, weight, bias)
 
     def convolve_tiles(self, weight: Tensor, bias: Tensor) -> Tensor:
         """:meth:`convolve` by tiles."""
