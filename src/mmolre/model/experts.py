@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from mmolre.model.neighbours import KERNEL, Neighbours
 
-GATHER_SAVES, GATHER_COPIES = 2.5, 60.0
-"""Gathering beats computing all where it saves the factor 2.5 + 60 / T of multiplications: copying the columns costs
+GATHER_SAVES, GATHER_COPIES = 2.4, 80.0
+"""Gathering beats computing all where it saves the factor 2.4 + 80 / T of multiplications: copying the columns costs
 the same however long an utterance is. Measured by ``benchmarks/gather.py`` on a CPU, float32, forward + backward."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
