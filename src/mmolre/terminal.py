@@ -94,16 +94,16 @@ def prediction_table(predictions: Sequence[tuple[str, Prediction | None]]) -> Ta
 def encoding_progress() -> Iterator[Any]:
     """A progress bar per modality, for :func:`mmolre.encoders.extract.extract`."""
     with _bars() as bars:
-        yield _encoding_bars(bars)
+        yield _counting_bars(bars, "encoding")
 
 
-def _encoding_bars(bars: Progress) -> Callable[[str, int, int], None]:
+def _counting_bars(bars: Progress, doing: str) -> Callable[[str, int, int], None]:
     tasks: dict[str, Any] = {}
 
-    def update(modality: str, done: int, total: int) -> None:
-        if modality not in tasks:
-            tasks[modality] = bars.add_task(f"encoding {modality}", total=total, losses="")
-        bars.update(tasks[modality], completed=done, visible=done < total)
+    def update(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bars.add_task(f"{doing} {what}", total=total, losses="")
+        bars.update(tasks[what], completed=done, visible=done < total)
 
     return update
 
@@ -139,13 +139,17 @@ def training_display() -> Iterator[Callbacks]:
     previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with _bars() as bars:
-            show_encoding = _encoding_bars(bars)
             training = bars.add_task("training", total=None, visible=False, losses="")
 
-            def encoding(modality: str, done: int, total: int) -> None:
-                if stop:  # encoding keeps what is finished, shard by shard
-                    raise KeyboardInterrupt
-                show_encoding(modality, done, total)
+            def until_stopped(doing: str) -> Callable[[str, int, int], None]:
+                show = _counting_bars(bars, doing)
+
+                def update(what: str, done: int, total: int) -> None:
+                    if stop:  # encoding keeps what is finished, shard by shard
+                        raise KeyboardInterrupt
+                    show(what, done, total)
+
+                return update
 
             def step(p: TrainingProgress) -> None:
                 shown = [
@@ -156,7 +160,8 @@ def training_display() -> Iterator[Callbacks]:
                     training, completed=p.step, total=p.steps, visible=True, description=now, losses=" ".join(shown)
                 )
 
-            yield Callbacks(encoding, step, _epoch_line, lambda: stop)
+            encoding, asking = until_stopped("encoding"), until_stopped("asking")
+            yield Callbacks(encoding, step, _epoch_line, lambda: stop, asking)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

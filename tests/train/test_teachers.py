@@ -29,9 +29,14 @@ def pupils(tiny_corpus):
 
 
 def test_a_teacher_says_what_it_predicts_and_nothing_of_a_row_that_it_cannot_read(
-    tiny_run, tiny_corpus, pupils, cache, tmp_path
+    tiny_run, tiny_corpus, pupils, cache, tmp_path, monkeypatch
 ):
-    taught = ask_teachers([str(tiny_run.folder)], pupils[::-1], TASKS, tmp_path, cache=cache)
+    monkeypatch.setattr(teachers, "AT_A_TIME", 8)
+    seen = []
+    taught = ask_teachers(
+        [str(tiny_run.folder)], pupils[::-1], TASKS, tmp_path, cache=cache, asking=lambda *told: seen.append(told[1:])
+    )
+    assert seen == [(0, 19), (8, 19), (16, 19), (19, 19)]
     expected = evaluate(load_bundle(tiny_run.folder), [tiny_corpus], "train", cache=cache)
     index = {u.id: i for i, u in enumerate(expected.utterances)}
     for i, utterance in enumerate(pupils[::-1]):

@@ -43,6 +43,7 @@ class Callbacks(NamedTuple):
     step: Callable[[Progress], None] = lambda _: None
     log_line: Callable[[dict[str, Any]], None] = lambda _: None
     should_stop: Callable[[], bool] = lambda: False
+    asking: EncodingProgress | None = None
 
 
 class RunResult(NamedTuple):
@@ -149,7 +150,8 @@ def train(
             out,
             cache=cache,
             device=device,
-            progress=callbacks.encoding,
+            encoding=callbacks.encoding,
+            asking=callbacks.asking,
         )
 
     def save_best(model: MMoLRE, validation: Validation) -> None:

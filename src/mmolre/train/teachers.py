@@ -19,6 +19,8 @@ from mmolre.schema import EMOTIONS, Utterance
 from mmolre.train.start import earlier_model
 
 TAUGHT_FILE = "taught.safetensors"
+AT_A_TIME = 1024
+"""Utterances: many enough for batches of like lengths, few enough to see that it goes on, and to stop it."""
 
 
 class Taught(NamedTuple):
@@ -45,7 +47,8 @@ def ask_teachers(
     *,
     cache: FeatureCache | None = None,
     device: str = "cpu",
-    progress: Progress | None = None,
+    encoding: Progress | None = None,
+    asking: Progress | None = None,
 ) -> Taught:
     """Predict the utterances with each teacher, from all that it reads of them; ours.
 
@@ -55,6 +58,7 @@ def ask_teachers(
         names: runs' folders, models' folders or hub ids.
         utterances: those that are trained on. A teacher must not have been trained on those that are tested.
         tasks: of the model that is taught.
+        encoding, asking: called with what is encoded, or who is asked, the utterances done, and all.
 
     Raises:
         UserError: no model there; a teacher that says nothing of these tasks, or of none of the utterances.
@@ -66,7 +70,7 @@ def ask_teachers(
         found = Taught(**load(kept.read_bytes()))
         if len(found.sentiment) == len(utterances):
             return found
-    answers = [_ask(name, utterances, tasks, cache, device, progress) for name in names]
+    answers = [_ask(name, utterances, tasks, cache, device, encoding, asking) for name in names]
     sentiment, emotions = (_mean([a[i] for a in answers]) for i in range(2))
     taught = Taught(torch.from_numpy(sentiment).float(), torch.from_numpy(emotions).float())
     with replacing(kept) as beside:
@@ -80,22 +84,31 @@ def _ask(
     tasks: Sequence[str],
     cache: FeatureCache | None,
     device: str,
-    progress: Progress | None,
+    encoding: Progress | None,
+    asking: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     bundle = load_bundle(earlier_model("teachers", name))
     known = bundle.model.config.tasks
     if not set(tasks) & set(known):
         raise UserError(f"teachers: {name} predicts {' and '.join(known)}, of which the recipe has nothing")
     index = {utterance.id: i for i, utterance in enumerate(utterances)}
-    dataset = build_dataset(utterances, bundle.encoders, cache, progress=progress)
+    dataset = build_dataset(utterances, bundle.encoders, cache, progress=encoding)
     if not dataset.utterances:
         reads = " or ".join(bundle.encoders)
         raise UserError(f"teachers: {name} reads {reads}, which no training utterance has")
-    raw = infer(bundle.model.to(device), dataset.arrays, each_alone=bundle.decision.needs_each_alone)
     rows = [index[utterance.id] for utterance in dataset.utterances]
     sentiment = np.full(len(utterances), np.nan)
     emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
-    sentiment[rows], emotions[rows] = bundle.decision.sentiment(raw), bundle.decision.probabilities(raw)
+    model = bundle.model.to(device)
+    for start in range(0, len(rows), AT_A_TIME):
+        if asking:
+            asking(name, start, len(rows))
+        part = rows[start : start + AT_A_TIME]
+        arrays = [dataset.arrays[i] for i in range(start, start + len(part))]
+        raw = infer(model, arrays, each_alone=bundle.decision.needs_each_alone)
+        sentiment[part], emotions[part] = bundle.decision.sentiment(raw), bundle.decision.probabilities(raw)
+    if asking:
+        asking(name, len(rows), len(rows))
     return sentiment, emotions
 
 
