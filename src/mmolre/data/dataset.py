@@ -1,7 +1,7 @@
 """Utterances with their features, ready for the model; rows that cannot be used are set aside with their reasons."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 
@@ -29,7 +29,11 @@ class StoredFeatures(Sequence[Mapping[str, np.ndarray]]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index):  # type: ignore[override]
+    @overload
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+    @overload
+    def __getitem__(self, index: slice) -> "StoredFeatures": ...
+    def __getitem__(self, index: int | slice) -> "dict[str, np.ndarray] | StoredFeatures":
         if isinstance(index, slice):
             return StoredFeatures(self._readers, self._rows[index])
         found = {m: read(self._rows[index]) for m, read in self._readers.items()}

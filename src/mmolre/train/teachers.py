@@ -104,7 +104,7 @@ def _ask(
         if asking:
             asking(name, start, len(rows))
         part = rows[start : start + AT_A_TIME]
-        arrays = [dataset.arrays[i] for i in range(start, start + len(part))]
+        arrays = dataset.arrays[start : start + AT_A_TIME]
         raw = infer(model, arrays, each_alone=bundle.decision.needs_each_alone)
         sentiment[part], emotions[part] = bundle.decision.sentiment(raw), bundle.decision.probabilities(raw)
     if asking:
