@@ -16,6 +16,7 @@ import numpy as np
 
 from mmolre.data.batching import targets
 from mmolre.data.manifest import read_manifest
+from mmolre.errors import UserError
 from mmolre.evaluate.report import evaluate_predictions, metrics_table, write_metrics
 from mmolre.evaluate.thresholds import EmotionThresholds, fit_thresholds
 from mmolre.schema import EMOTIONS
@@ -23,7 +24,7 @@ from mmolre.schema import EMOTIONS
 
 def score(files: Sequence[Path], data: Path) -> dict[str, dict[str, Any]]:
     """Split -> metrics, of valid and test, where labels are at hand."""
-    kept = [{row["id"]: row for row in map(json.loads, path.read_text().splitlines())} for path in files]
+    kept = [_read(path) for path in files]
     utterances = read_manifest(data)
     labelled = [u.sentiment for u in utterances if u.split == "train" and u.sentiment is not None]
     thresholds = EmotionThresholds.default()
@@ -31,10 +32,9 @@ def score(files: Sequence[Path], data: Path) -> dict[str, dict[str, Any]]:
     for split in ("valid", "test"):
         rows = [u for u in utterances if u.split == split and all(u.id in rows for rows in kept)]
         sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(rows))
-        predicted = np.array([[_values(of[u.id]) for u in rows] for of in kept]).reshape(len(kept), len(rows), -1)
-        mean = predicted.mean(axis=0)
-        if np.isnan(sentiment).all() and np.isnan(emotions).all():
+        if np.isnan(sentiment).all() and np.isnan(emotions).all():  # so it is, too, where no row is predicted
             continue
+        mean = np.mean([[_values(of[u.id]) for u in rows] for of in kept], axis=0)
         if split == "valid" and not np.isnan(mean[:, 1:]).all():
             thresholds = fit_thresholds(mean[:, 1:], emotions, calibrated=True)
         scores[split] = evaluate_predictions(
@@ -46,7 +46,18 @@ def score(files: Sequence[Path], data: Path) -> dict[str, dict[str, Any]]:
             thresholds={"text": thresholds},
             train_sentiment_median=float(np.median(labelled)) if labelled else None,
         )
+    if not scores:
+        raise UserError(
+            f"{data}: no valid or test row with a label is among the predictions: give the corpus they are of"
+        )
     return scores
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        return {row["id"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no readable predictions ({type(error).__name__}: {error})") from None
 
 
 def _values(row: dict[str, Any]) -> list[float]:
@@ -61,7 +72,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    for split, metrics in score(options.predictions, options.data).items():
+    try:
+        scores = score(options.predictions, options.data)
+    except UserError as error:
+        parser.error(str(error))
+    for split, metrics in scores.items():
         print(f"{split}\n{metrics_table(metrics)}\n")
         if options.out:
             options.out.mkdir(parents=True, exist_ok=True)

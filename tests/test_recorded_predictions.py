@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmolre import EMOTIONS, load
+from mmolre import EMOTIONS, UserError, load
 from mmolre.data.manifest import read_manifest
 from mmolre.evaluate.emotion import emotion_metrics
 from mmolre.evaluate.thresholds import fit_thresholds
@@ -127,3 +127,17 @@ def test_a_task_or_a_split_without_labels_is_left_out(scorer, scored):
         if row["split"] == "test":
             row |= dict.fromkeys(("sentiment", *EMOTIONS))
     assert scorer.score(files[:1], write_rows(data.with_name("blank.jsonl"), blank)).keys() == {"valid"}
+
+
+def test_nothing_to_score(scorer, scored, tmp_path):
+    data, files = scored
+    other = write_rows(tmp_path / "other.jsonl", [{"id": "a", "split": "test", "text": "so", "sentiment": 1.0}])
+    with pytest.raises(UserError, match="no valid or test row with a label is among the predictions"):
+        scorer.score(files, other)
+    for content in (None, "[1]\n", "{"):
+        path = tmp_path / "bad.jsonl"
+        path.unlink(missing_ok=True)
+        if content:
+            path.write_text(content)
+        with pytest.raises(UserError, match=r"bad\.jsonl holds no readable predictions"):
+            scorer.score([path], data)
