@@ -86,7 +86,9 @@ class Ears:
         def made(args, workers):
             found = make(args, workers)
             for split in ("valid", "test"):
-                found[split] = DataLoader(found[split].dataset, batch_size=args["batch_size"], shuffle=False)
+                rows, size = found[split].dataset, args["batch_size"]
+                size -= len(rows) % size == 1  # some models squeeze the axis of a last batch of one away
+                found[split] = DataLoader(rows, batch_size=size, shuffle=False)
             self.train = found["train"] = Watched(found["train"], self.epochs)
             return found
 
