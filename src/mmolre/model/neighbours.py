@@ -158,7 +158,9 @@ class _TileProduct(torch.autograd.Function):
     def forward(ctx: Any, tiles: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         w0, w1, w2 = weight.chunk(KERNEL, dim=1)
         outer, middle = (w0 + w2).mul_(0.5), w1 * 0.5
-        kernel = torch.stack((outer + middle, outer - middle))
+        kernel = weight.new_empty(2, *middle.shape)
+        torch.sub(outer, middle, out=kernel[1])
+        torch.add(outer, middle, out=kernel[0])
         shift = torch.stack((bias, torch.zeros_like(bias)))[:, None]
         m1, m2 = torch.baddbmm(shift, tiles[1:3], kernel.transpose(1, 2))
         pairs = tiles.new_empty(tiles.shape[1], 2, len(weight))
