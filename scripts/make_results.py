@@ -30,7 +30,8 @@ HEAD = """# Results
 
 Made by `python scripts/make_results.py` from the files under `results/`, which `python scripts/record_run.py` and
 `python scripts/record_experiment.py` write; do not edit. Choices (epoch, thresholds, hyper-parameters) were made on
-valid; test was scored once per run. Mean ± standard deviation over seeds where there are several. MAE and Corr as they
+valid. Test was scored once per run, and a second time where new thresholds were fitted on valid ([the log](log.md)
+says for which). Mean ± standard deviation over seeds where there are several. MAE and Corr as they
 are, the rest in percent. The metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a
 model that is not clearly above them has learned nothing. What was tried and did not help is in [the log](log.md).
 """

@@ -17,8 +17,9 @@ import numpy as np
 from mmolre.data.batching import targets
 from mmolre.data.manifest import read_manifest
 from mmolre.errors import UserError
-from mmolre.evaluate.report import evaluate_predictions, metrics_table, write_metrics
+from mmolre.evaluate.report import metrics_table, write_metrics
 from mmolre.evaluate.thresholds import EmotionThresholds, fit_thresholds
+from mmolre.experiments.scored import Scored
 from mmolre.schema import EMOTIONS
 
 
@@ -37,15 +38,16 @@ def score(files: Sequence[Path], data: Path) -> dict[str, dict[str, Any]]:
         mean = np.mean([[_values(of[u.id]) for u in rows] for of in kept], axis=0)
         if split == "valid" and not np.isnan(mean[:, 1:]).all():
             thresholds = fit_thresholds(mean[:, 1:], emotions, calibrated=True)
-        scores[split] = evaluate_predictions(
-            sentiment_pred=mean[:, 0],
-            sentiment_truth=np.full_like(sentiment, np.nan) if np.isnan(mean[:, 0]).all() else sentiment,
-            emotion_prob=mean[:, 1:],
-            emotion_truth=np.full_like(emotions, np.nan) if np.isnan(mean[:, 1:]).all() else emotions,
-            modalities=[("text",)] * len(rows),
-            thresholds={"text": thresholds},
-            train_sentiment_median=float(np.median(labelled)) if labelled else None,
-        )
+        scores[split] = Scored(
+            [(u.id, 0) for u in rows],
+            mean[:, 0],
+            mean[:, 1:],
+            sentiment,
+            emotions,
+            [("text",)] * len(rows),
+            {"text": thresholds},
+            float(np.median(labelled)) if labelled else None,
+        ).metrics()
     if not scores:
         raise UserError(
             f"{data}: no valid or test row with a label is among the predictions: give the corpus they are of"

@@ -3,6 +3,7 @@ import csv
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mmolre import UserError
 from mmolre.bundle import load_bundle
@@ -87,11 +88,17 @@ def test_a_run_learns_from_its_teachers_and_goes_on_exactly(tiny_run, tiny_encod
         train(recipe, [tiny_corpus], parts, cache=cache, callbacks=Callbacks(should_stop=lambda: next(answers)))
     train(recipe, [tiny_corpus], parts, cache=cache)
     train(plain, [tiny_corpus], untaught, cache=cache)
+    changed = tmp_path / "changed"  # what a recipe that failed had been told is not believed
+    changed.mkdir()
+    n = len(load_file(whole / teachers.TAUGHT_FILE)["sentiment"])
+    save_file({"sentiment": torch.ones(n), "emotions": torch.ones(n, 6)}, changed / teachers.TAUGHT_FILE)
+    train(recipe, [tiny_corpus], changed, cache=cache)
 
     def weights(run):
         return (run / "model" / "model.safetensors").read_bytes()
 
     assert weights(whole) == weights(parts)
+    assert weights(whole) == weights(changed)
     assert weights(whole) != weights(untaught)
 
 

@@ -138,19 +138,20 @@ class Objective(nn.Module):
         auxiliary: list[tuple[str, Tensor]] = []
         for task, weight in self.weights.items():
             truth = truths[task]
-            parts[task] = self._task_loss(task, output.tasks[task], truth, exclusive, taught)
+            cells = self._cells(task, output.tasks[task], truth, exclusive, taught)
+            parts[task] = cells.mean()
             term = weight * parts[task]
             if task in self.log_variance:
                 # A batch without a label of this task says nothing of its uncertainty.
-                s = self.log_variance[task] * _any_target(task, truth, taught)
+                s = self.log_variance[task] * cells.known.any()
                 term = torch.exp(-s) * term + s
             tasks[task] = term
             for x, rows in output.unimodal[task].values():
                 # A head without a label in the batch is no part of the mean: it would only make the others count less.
                 here = None if taught is None else taught.of(rows)
-                if _any_target(task, truth[rows], here):
-                    own = self._task_loss(task, x, truth[rows], None if exclusive is None else exclusive[rows], here)
-                    auxiliary.append((task, weight * own))
+                own = self._cells(task, x, truth[rows], None if exclusive is None else exclusive[rows], here)
+                if own.known.any():
+                    auxiliary.append((task, weight * own.mean()))
         for task, loss in auxiliary:
             tasks[task] = tasks[task] + self.recipe.unimodal * loss / len(auxiliary)
         if auxiliary:
@@ -177,9 +178,9 @@ class Objective(nn.Module):
         parts["r_drop"] = torch.stack(list(differences.values())).sum().detach()
         return Loss(torch.stack([*tasks.values(), common]).sum(), parts, tasks, common)
 
-    def _task_loss(
+    def _cells(
         self, task: str, prediction: Tensor, truth: Tensor, exclusive: Tensor | None, taught: Taught | None
-    ) -> Tensor:
+    ) -> Cells:
         if task == "sentiment":
             own = sentiment_loss(prediction, truth)
             other = None if taught is None else sentiment_loss(prediction, taught.sentiment)
@@ -187,7 +188,7 @@ class Objective(nn.Module):
             weight = self.present_weight if self.recipe.emotion_balance else None
             own = emotion_loss(prediction, truth, exclusive, recipe=self.recipe, present_weight=weight)
             other = None if taught is None else imitation_loss(prediction, taught.emotions)
-        return (own if other is None else own.blend(other, self.recipe.teaching)).mean()
+        return own if other is None else own.blend(other, self.recipe.teaching)
 
     def _exclusive(self, batch: Batch) -> Tensor | None:
         """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``, if it has any."""
@@ -199,11 +200,3 @@ class Objective(nn.Module):
             if set(wanted) <= set(batch.masks):  # a modality that no utterance of the batch has is not among them
                 rows |= torch.stack([mask.any(dim=1) == (m in wanted) for m, mask in batch.masks.items()]).all(dim=0)
         return rows
-
-
-def _any_target(task: str, truth: Tensor, taught: Taught | None) -> Tensor:
-    """Whether any cell has a label, or a teacher's."""
-    some = (~truth.isnan()).any()
-    if taught is None:
-        return some
-    return some | (~(taught.sentiment if task == "sentiment" else taught.emotions).isnan()).any()

@@ -29,7 +29,7 @@ from mmolre.train.adaptation import adapted, make_encoder, states_of
 from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
 from mmolre.train.recipe import EncoderRecipe, Recipe, holds
 from mmolre.train.start import take_weights
-from mmolre.train.teachers import ask_teachers
+from mmolre.train.teachers import TAUGHT_FILE, ask_teachers
 
 RECIPE_FILE = "recipe.json"
 VERSIONS_FILE = "versions.json"
@@ -203,6 +203,7 @@ def _claim_folder(recipe: Recipe, out: Path) -> None:
         return
     write_text(kept, recipe.model_dump_json(indent=2) + "\n")
     write_text(out / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
+    (out / TAUGHT_FILE).unlink(missing_ok=True)  # of the recipe or the data that failed, perhaps
 
 
 def _rows(utterances: Sequence[Utterance], arrays: Any, split: str, recipe: Recipe, data: list[str]) -> Rows:
