@@ -45,7 +45,7 @@ class LoopedExperts(nn.Module):
 
 def two_tasks(bank: LowRankExperts, x_btd: Tensor, gates_kbn: Tensor) -> Tensor:
     """The bank as the first block uses it: the hidden columns once, combined for each task."""
-    return bank.combine(bank.expand(Neighbours(x_btd)).unsqueeze(0), gates_kbn)
+    return bank.folded(Neighbours(x_btd[None]), gates_kbn)
 
 
 def forward_backward(run: Callable[[], Tensor], parameters: Sequence[Tensor]) -> Callable[[], None]:

@@ -48,7 +48,7 @@ def measure(
     gates = torch.zeros_like(gates).scatter(-1, chosen, values)
 
     ways: dict[str, Callable[[], Tensor]] = {
-        "all": lambda: bank.combine(bank.expand(Neighbours(x)), gates),
+        "all": lambda: bank.folded(Neighbours(x), gates),
         "gathered": lambda: bank.gathered(Neighbours(x), gates, kept),
     }
     times: dict[str, list[float]] = {}

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmolre.model.gated import gated_gelu
 from mmolre.model.neighbours import KERNEL, Neighbours
 
 GATHER_SAVES, GATHER_COPIES = 2.4, 80.0
@@ -96,7 +97,15 @@ class LowRankExperts(nn.Module):
         of_chosen = tasks * (KERNEL + 1) * kept * max(self.ranks)
         if of_all >= (GATHER_SAVES + GATHER_COPIES / max(time, 1)) * of_chosen:
             return self.gathered(read_sbtd, gates_kbn, kept)
-        return self.combine(self.expand(read_sbtd), gates_kbn)
+        return self.folded(read_sbtd, gates_kbn)
+
+    def folded(self, read_sbtd: Neighbours, gates_kbn: Tensor) -> Tensor:
+        """:meth:`mix` by all experts' columns: :meth:`expand` and :meth:`combine`, as one where that is faster."""
+        if self.activation is not F.gelu or torch.is_autocast_enabled(read_sbtd.x.device.type):
+            return self.combine(self.expand(read_sbtd), gates_kbn)
+        columns = gates_kbn.index_select(-1, self._expert_of_column)[..., None, :]  # type: ignore[arg-type]
+        total = gated_gelu(read_sbtd.convolve(self.weight_in, self.bias_in), columns, self.weight_out)
+        return total.add_((gates_kbn @ self.bias_out)[..., None, :])
 
     def gathered(self, read_sbtd: Neighbours, gates_kbn: Tensor, kept: int) -> Tensor:
         """:meth:`mix` by the kept experts' columns alone: a batched product, each utterance with columns of its own."""
@@ -116,7 +125,10 @@ class LowRankExperts(nn.Module):
 
     def forward(self, x_btd: Tensor, gates: Tensor) -> Tensor:
         """(B, T, d) and gates (B, N) or (B, T, N) -> sum_n g_n f_n(x), (B, T, d)."""
-        return self.combine(self.expand(Neighbours(x_btd)), gates)
+        read = Neighbours(x_btd[None])
+        if gates.ndim == x_btd.ndim:
+            return self.combine(self.expand(read)[0], gates)
+        return self.folded(read, gates[None])[0]
 
     def looped(self, x_btd: Tensor, gates: Tensor) -> Tensor:
         """:meth:`forward`, one expert after another; slow and obvious."""

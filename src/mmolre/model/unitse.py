@@ -88,9 +88,9 @@ class UniTSEBlock(nn.Module):
             else:
                 total = self.shared.mix(neighbours, weights, self.kept)
         if len(self.specific):
-            always = x_sbtd.new_ones(1, 1, 1)
+            always = x_sbtd.new_ones(1, 1)
             own = [
-                expert.combine(expert.expand(neighbours[min(k, sources - 1)]), always)  # type: ignore[operator]
+                expert.folded(neighbours[min(k, sources - 1)], always)  # type: ignore[operator]
                 for k, expert in enumerate(self.specific)
             ]
             total = total + torch.stack(own)
