@@ -33,11 +33,14 @@ def kept(prediction: dict) -> dict:
 def record(run: Path, data: Path, splits: list[str], results: Path = RESULTS) -> Path:
     """Write the record; returns its file."""
     predictor = load(run)
-    rows = []
-    for result in predictor.predict_many(u for u in read_manifest(data) if u.split in splits):
+    utterances = [u for u in read_manifest(data) if u.split in splits]
+    predictions = []
+    for result in predictor.predict_many(utterances):
         if isinstance(result, FailedRow):
             raise SystemExit(f"{result.row} could not be predicted: {result.reason}")
-        rows.append(kept(result.to_json()))
+        predictions.append(result)
+    together = predictor.in_context(predictions, [u.recording for u in utterances])
+    rows = [kept(prediction.to_json()) for prediction in together]
     recipe = json.loads((run / RECIPE_FILE).read_text())
     target = results / recipe["name"] / f"predictions-seed{recipe['seed']}.jsonl"
     write_text(target, "".join(json.dumps(row) + "\n" for row in rows))

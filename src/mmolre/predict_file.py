@@ -1,19 +1,24 @@
 """Predictions of whole manifests, streamed to a file."""
 
 import json
+import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import iter_manifest
 from mmolre.errors import UserError
+from mmolre.evaluate.context import Recordings
 from mmolre.files import replacing
-from mmolre.predictor import Predictor
+from mmolre.predictor import Prediction, Predictor, context_values
 from mmolre.schema import Utterance
 
 KEPT_EXAMPLES = 5
+AT_A_TIME = 1024
 
 
 class Counts(NamedTuple):
@@ -36,7 +41,8 @@ def predict_file(
     """Predict every row of the manifests, in their order and in bounded memory.
 
     Writes ``out``, one JSON object a line (:class:`mmolre.Prediction`), and, where rows failed, ``out.errors.jsonl``
-    (id, row, reason). Both appear only when all rows are done.
+    (id, row, reason). Both appear only when all rows are done. A model that reads utterances in the light of their
+    recordings reads all of the manifests' so, wherever they stand; that takes memory for each recording.
 
     Args:
         progress: called with the number of rows done.
@@ -57,15 +63,26 @@ def predict_file(
         errors_path = stack.enter_context(replacing(errors))
         results = stack.enter_context(results_path.open("w", encoding="utf-8"))
         problems = stack.enter_context(errors_path.open("w", encoding="utf-8"))
-        for result in predictor.predict_many(_rows(data, audio_root)):
+        own = None
+        if predictor.reads_context:
+            beside = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=out.parent))
+            own = _Own(predictor, beside)
+        recordings: deque[str | None] = deque()
+        for result in predictor.predict_many(_noting(_rows(data, audio_root), recordings)):
+            recording = recordings.popleft()
             if isinstance(result, FailedRow):
                 failed += 1
-                problems.write(json.dumps(result._asdict(), ensure_ascii=False) + "\n")
+                problems.write(_line(result._asdict()))
                 examples += [result] if len(examples) < KEPT_EXAMPLES else []
             else:
                 written += 1
-                results.write(json.dumps(result.to_json(), ensure_ascii=False) + "\n")
+                if own is not None:
+                    own.keep(result, recording)
+                else:
+                    results.write(_line(result.to_json()))
             progress(written + failed)
+        for prediction in own.in_context() if own is not None else ():
+            results.write(_line(prediction.to_json()))
     if not failed:
         errors.unlink()
     return Counts(written, failed, errors, examples)
@@ -80,3 +97,32 @@ def _rows(data: Sequence[Path], audio_root: Path | None) -> Iterator[Utterance]:
                     raise UserError(f"{utterance.row}: the id {utterance.id!r} is in two manifests: ids must differ")
                 seen.add(hash(utterance.id))
             yield utterance
+
+
+class _Own:
+    """Predictions of each utterance on its own, on the disk until the last of their recordings is known."""
+
+    def __init__(self, predictor: Predictor, file: IO[str]) -> None:
+        self._predictor, self._file = predictor, file
+        self._sums = Recordings()
+
+    def keep(self, prediction: Prediction, recording: str | None) -> None:
+        self._sums.add([recording], context_values([prediction]))
+        self._file.write(_line([recording, prediction.to_json()]))
+
+    def in_context(self) -> Iterator[Prediction]:
+        """All that was kept, in its order."""
+        self._file.seek(0)
+        while lines := list(islice(self._file, AT_A_TIME)):
+            recordings, kept = zip(*map(json.loads, lines), strict=True)
+            yield from self._predictor.in_context([Prediction(**p) for p in kept], recordings, self._sums)
+
+
+def _noting(rows: Iterator[Utterance], recordings: deque[str | None]) -> Iterator[Utterance]:
+    for utterance in rows:
+        recordings.append(utterance.recording)
+        yield utterance
+
+
+def _line(content: object) -> str:
+    return json.dumps(content, ensure_ascii=False) + "\n"

@@ -1,17 +1,18 @@
 """Prediction for people: text and sound in, numbers with names out."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmolre.bundle import Bundle, load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, build_dataset
 from mmolre.errors import UserError
-from mmolre.evaluate import thresholds
+from mmolre.evaluate import context, thresholds
 from mmolre.inference import RawPredictions, infer
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
 
@@ -77,7 +78,7 @@ class Predictor:
         """Predict any number of utterances in bounded memory, in their order.
 
         Ids may repeat. A row that cannot be read yields a :class:`~mmolre.data.dataset.FailedRow` in its place and
-        stops nothing.
+        stops nothing. Each utterance is predicted on its own; see :meth:`in_context`.
         """
         chunk: dict[str, Utterance] = {}
         for utterance in utterances:
@@ -89,6 +90,42 @@ class Predictor:
                 yield from self._predict_chunk(list(chunk.values()), cache)
                 chunk = {}
         yield from self._predict_chunk(list(chunk.values()), cache)
+
+    @property
+    def reads_context(self) -> bool:
+        """Whether the model reads an utterance also in the light of the others of its recording."""
+        return self.bundle.decision.context is not None
+
+    def in_context(
+        self,
+        predictions: Sequence[Prediction],
+        recordings: Sequence[str | None],
+        sums: context.Recordings | None = None,
+    ) -> list[Prediction]:
+        """Predictions in the light of the others of the same recordings; the same where the model reads no context.
+
+        Args:
+            predictions: each of an utterance on its own.
+            recordings: of each, what it is an utterance of (``Utterance.recording``), None if of nothing.
+            sums: of all utterances of these recordings, where ``predictions`` are some of them only.
+        """
+        read = self.bundle.decision.context
+        if read is None or not predictions:
+            return list(predictions)
+        own = context_values(predictions)
+        if sums is None:
+            sums = context.Recordings()
+            sums.add(recordings, own)
+        sentiment, probabilities = context.outputs(read.apply(own, sums.others(recordings, own)))
+        limits = self.bundle.decision.for_rows([tuple(p.modalities) for p in predictions], together=True)
+        return [
+            replace(
+                p,
+                sentiment=None if p.sentiment is None else _clip(sentiment[i]),
+                **(_told(probabilities[i : i + 1], limits[i]) if p.emotions else {}),
+            )
+            for i, p in enumerate(predictions)
+        ]
 
     def predict_features(
         self, ids: Sequence[str], arrays: Sequence[Mapping[str, np.ndarray]], truncated: Sequence[bool]
@@ -105,20 +142,17 @@ class Predictor:
 
     def read(self, raw: RawPredictions, ids: Sequence[str], truncated: Sequence[bool]) -> list[Prediction]:
         """What the model said, calibrated and with thresholds; other arguments as for :meth:`predict_features`."""
-        sentiment = self.bundle.decision.sentiment(raw)
-        probabilities = self.bundle.decision.probabilities(raw)
+        sentiment, probabilities = self.bundle.decision.read(raw)
         tasks = self.bundle.model.config.tasks
         emotion = "emotion" in tasks
         results = []
         for i, limits in enumerate(self.bundle.decision.for_rows(raw.modalities)):
-            row = probabilities[i : i + 1]
+            told = _told(probabilities[i : i + 1], limits) if emotion else {"emotions": {}, "present": [], "top": None}
             results.append(
                 Prediction(
                     id=ids[i],
                     sentiment=_clip(sentiment[i]) if "sentiment" in tasks else None,
-                    emotions=_named(row[0]) if emotion else {},
-                    present=thresholds.present(row, limits)[0] if emotion else [],
-                    top=thresholds.top(row, limits)[0] if emotion else None,
+                    **told,
                     modalities=list(raw.modalities[i]),
                     truncated=truncated[i],
                 )
@@ -153,5 +187,17 @@ def _clip(sentiment: float) -> float:
     return round(min(max(float(sentiment), low), high), 4)
 
 
-def _named(probabilities: Any) -> dict[str, float]:
-    return {name: round(float(p), 4) for name, p in zip(EMOTIONS, probabilities, strict=True)}
+def context_values(predictions: Sequence[Prediction]) -> NDArray[np.float64]:
+    """(n, 7) as :mod:`mmolre.evaluate.context` reads them; NaN without the task."""
+    sentiment = np.array([np.nan if p.sentiment is None else p.sentiment for p in predictions])
+    emotions = np.array([[p.emotions.get(name, np.nan) for name in EMOTIONS] for p in predictions])
+    return context.values(sentiment, emotions)
+
+
+def _told(probabilities_1e: NDArray[np.float64], limits: thresholds.EmotionThresholds) -> dict[str, Any]:
+    """What a prediction says of the emotions."""
+    return {
+        "emotions": {name: round(float(p), 4) for name, p in zip(EMOTIONS, probabilities_1e[0], strict=True)},
+        "present": thresholds.present(probabilities_1e, limits)[0],
+        "top": thresholds.top(probabilities_1e, limits)[0],
+    }

@@ -62,3 +62,10 @@ class Utterance:
         """The modalities that it claims to have: text, audio, then the names of ready-made features."""
         own = (m for m, value in (("text", self.text), ("audio", self.audio)) if value is not None)
         return (*own, *self.features)
+
+    @property
+    def recording(self) -> str | None:
+        """What it is one utterance of: its video, else the longer sound that it is cut out of; None if of nothing."""
+        if self.video_id is not None:
+            return self.video_id
+        return str(self.audio) if self.cut and self.audio is not None else None

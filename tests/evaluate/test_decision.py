@@ -190,4 +190,4 @@ def test_sentiment_is_anchored_where_several_modalities_are_there():
 def test_anchors_are_fitted_only_if_asked():
     raw, truth = sample((TEXT, BOTH))
     assert Decision.fit(raw, truth).anchors == {}
-    assert set(Decision.fit(raw, truth, sentiment=np.arange(240.0)).anchors) == {"text+audio"}
+    assert set(Decision.fit(raw, truth, sentiment=np.arange(240.0), anchored=True).anchors) == {"text+audio"}

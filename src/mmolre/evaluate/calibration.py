@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mmolre.errors import UserError
+from mmolre.evaluate.newton import minimise
 from mmolre.schema import EMOTIONS
 
 E = len(EMOTIONS)
@@ -118,7 +119,7 @@ def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _platt(x: NDArray[np.float64], there: NDArray[np.bool_], ridge: float) -> tuple[float, float]:
-    """The best (scale, bias) with scale >= MIN_SCALE, by Newton's method with step halving."""
+    """The best (scale, bias) with scale >= MIN_SCALE."""
     design = np.stack([x, np.ones_like(x)], axis=1)
     centre = np.array([1.0, 0.0])
 
@@ -126,23 +127,18 @@ def _platt(x: NDArray[np.float64], there: NDArray[np.bool_], ridge: float) -> tu
         z = design @ w
         return float((np.logaddexp(0, z) - z * there).sum() + ridge / 2 * ((w - centre) ** 2).sum())
 
-    def newton(w: NDArray, free: NDArray) -> NDArray:
-        """Minimise over the parameters ``free`` (indices), the others held."""
-        for _ in range(100):
-            p = sigmoid(design @ w)
-            gradient = (design.T @ (p - there) + ridge * (w - centre))[free]
-            hessian = (design.T * (p * (1 - p))) @ design + ridge * np.eye(2)
-            step = np.zeros(2)
-            step[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient)
-            size, before = 1.0, loss(w)
-            while loss(w - size * step) > before and size > 1e-6:
-                size /= 2
-            w = w - size * step
-            if np.abs(size * step).max() < 1e-10:
-                break
-        return w
+    def derivatives(w: NDArray) -> tuple[NDArray, NDArray]:
+        p = sigmoid(design @ w)
+        gradient = design.T @ (p - there) + ridge * (w - centre)
+        return gradient, (design.T * (p * (1 - p))) @ design + ridge * np.eye(2)
 
-    w = newton(centre, np.array([0, 1]))
-    if w[0] < MIN_SCALE:  # the loss is convex: where the optimum breaks the bound, the best allowed one lies on it
-        w = newton(np.array([MIN_SCALE, 0.0]), np.array([1]))
-    return float(w[0]), float(w[1])
+    scale, bias = minimise(loss, derivatives, centre)
+    if scale < MIN_SCALE:  # the loss is convex: where the optimum breaks the bound, the best allowed one lies on it
+        scale = MIN_SCALE
+
+        def of_bias(w: NDArray) -> tuple[NDArray, NDArray]:
+            gradient, hessian = derivatives(np.array([MIN_SCALE, w[0]]))
+            return gradient[1:], hessian[1:, 1:]
+
+        (bias,) = minimise(lambda w: loss(np.array([MIN_SCALE, w[0]])), of_bias, np.zeros(1))
+    return float(scale), float(bias)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mmolre.evaluate.anchor import Anchor, fit_anchors
 from mmolre.evaluate.calibration import Calibration, combine, fit_calibration, sigmoid
+from mmolre.evaluate.context import Context, Recordings, fit_context, outputs, values
 from mmolre.evaluate.thresholds import (
     EmotionThresholds,
     fit_thresholds,
@@ -28,12 +29,16 @@ class Decision:
         calibration: set of modalities -> Platt scaling.
         thresholds: set of modalities -> thresholds on the calibrated probabilities.
         anchors: set of several modalities -> how far its fused sentiment is trusted; wholly where it is not named.
+        context: how the other utterances of a recording are read with each.
+        context_thresholds: as ``thresholds``, on the probabilities that it gives.
     """
 
     late: bool
     calibration: dict[str, Calibration]
     thresholds: dict[str, EmotionThresholds]
     anchors: dict[str, Anchor] = field(default_factory=dict)
+    context: Context | None = None
+    context_thresholds: dict[str, EmotionThresholds] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -43,6 +48,8 @@ class Decision:
         fusion: str = "auto",
         *,
         sentiment: NDArray | None = None,
+        anchored: bool = False,
+        recordings: Sequence[str | None] | None = None,
     ) -> Self:
         """Fit calibration and thresholds.
 
@@ -50,7 +57,9 @@ class Decision:
             raw: predictions on the valid split.
             emotions: (n, 6) intensities there, NaN = unlabelled.
             fusion: ``fused``, ``late``, or ``auto``: late where no labelled utterance has several modalities.
-            sentiment: (n,) labels there, NaN = unlabelled, if the fused sentiment is to be anchored.
+            sentiment: (n,) labels there, NaN = unlabelled; for what follows.
+            anchored: whether the fused sentiment is to be anchored.
+            recordings: n, what each is an utterance of, if they are to be read together.
         """
         labelled = np.atleast_1d((~np.isnan(emotions)).any(axis=1))
         sets = rows_by_set(raw.modalities)
@@ -72,17 +81,44 @@ class Decision:
             # The mean of calibrated logits is not calibrated itself.
             thresholds[key] = fit_thresholds(probabilities[sets[key]], emotions[sets[key]], calibrated=not late)
         anchors = {}
-        if sentiment is not None:
+        if sentiment is None:
+            sentiment = np.full(len(emotions), np.nan)
+        if anchored:
             anchors = fit_anchors(raw.sentiment, raw.alone_sentiment, sentiment, raw.modalities)
-        return cls(late, calibration, thresholds, anchors)
+        if recordings is None:
+            return cls(late, calibration, thresholds, anchors)
+        own = values(*cls(late, calibration, {}, anchors).read(raw))
+        together = cls(late, calibration, {}, anchors, fit_context(own, recordings, sentiment, emotions))
+        _, probabilities = together.read(raw, recordings)
+        in_context = {
+            key: fit_thresholds(probabilities[rows], emotions[rows], calibrated=True)
+            for key, rows in sets.items()
+            if labelled[rows].any() and not np.isnan(probabilities[rows]).any()
+        }
+        return cls(late, calibration, thresholds, anchors, together.context, thresholds | in_context)
 
     @property
     def needs_each_alone(self) -> bool:
         """Whether predictions from each modality alone are read at all."""
         return self.late or bool(self.anchors)
 
+    def read(
+        self, raw: RawPredictions, recordings: Sequence[str | None] | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """(n,) sentiment, not clipped, and (n, 6) calibrated probabilities; NaN where the model lacks the task.
+
+        Args:
+            recordings: n, what each is an utterance of; without them each is read on its own.
+        """
+        own = self.sentiment(raw), self.probabilities(raw)
+        if self.context is None or recordings is None:
+            return own
+        sums, of_each = Recordings(), values(*own)
+        sums.add(recordings, of_each)
+        return outputs(self.context.apply(of_each, sums.others(recordings, of_each)))
+
     def sentiment(self, raw: RawPredictions) -> NDArray[np.float64]:
-        """(n,) sentiment, not clipped; NaN where the model has no such task."""
+        """(n,) sentiment of each on its own, not clipped; NaN where the model has no such task."""
         result = raw.sentiment.copy()
         for key, rows in rows_by_set(raw.modalities).items():
             if key in self.anchors:
@@ -92,7 +128,7 @@ class Decision:
         return result
 
     def probabilities(self, raw: RawPredictions) -> NDArray[np.float64]:
-        """(n, 6) calibrated probabilities; NaN where the model has no emotion task."""
+        """(n, 6) calibrated probabilities of each on its own; NaN where the model has no emotion task."""
         result = np.full_like(raw.logits, np.nan)
         if np.isnan(raw.logits).all():
             return result
@@ -108,18 +144,26 @@ class Decision:
     def _calibrated(self, key: str, logits: NDArray) -> NDArray[np.float64]:
         return self.calibration.get(key, Calibration()).logits(logits)
 
-    def for_rows(self, modalities: Sequence[tuple[str, ...]]) -> list[EmotionThresholds]:
-        """Each row's thresholds."""
-        return [thresholds_for(self.thresholds, row) for row in modalities]
+    def limits(self, *, together: bool) -> dict[str, EmotionThresholds]:
+        """Set of modalities -> thresholds, for utterances read together with their recordings or each on its own."""
+        return self.context_thresholds if together and self.context is not None else self.thresholds
+
+    def for_rows(self, modalities: Sequence[tuple[str, ...]], *, together: bool = False) -> list[EmotionThresholds]:
+        """Each row's thresholds; see :meth:`limits`."""
+        return [thresholds_for(self.limits(together=together), row) for row in modalities]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able; :meth:`from_json` gives back the same."""
+        context = {}
+        if self.context is not None:
+            limits = {key: t.to_json() for key, t in self.context_thresholds.items()}
+            context = {"context": self.context.to_json(), "context_thresholds": limits}
         return {
             "emotion_fusion": "late" if self.late else "fused",
             "calibration": {key: c.to_json() for key, c in self.calibration.items()},
             "thresholds": {key: t.to_json() for key, t in self.thresholds.items()},
             "anchors": {key: anchor._asdict() for key, anchor in self.anchors.items()},
-        }
+        } | context
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -133,6 +177,8 @@ class Decision:
             {key: Calibration.from_json(c) for key, c in data.get("calibration", {}).items()},
             {key: EmotionThresholds.from_json(t) for key, t in data.get("thresholds", {}).items()},
             {key: Anchor(str(a["modality"]), float(a["weight"])) for key, a in data.get("anchors", {}).items()},
+            Context.from_json(data["context"]) if "context" in data else None,
+            {key: EmotionThresholds.from_json(t) for key, t in data.get("context_thresholds", {}).items()},
         )
 
 

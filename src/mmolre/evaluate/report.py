@@ -19,6 +19,9 @@ from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.evaluate.thresholds import EmotionThresholds, modality_key, thresholds_for
 from mmolre.schema import EMOTIONS
 
+ON_ITS_OWN = "on_its_own"
+"""Where the metrics of a model that reads utterances in context hold those of each utterance on its own."""
+
 PER_EMOTION = ("wa", "wf1", "f1", "average_precision", "auc")
 
 PRIMARY: dict[str, str] = {
@@ -31,6 +34,9 @@ PRIMARY: dict[str, str] = {
     **{f"emotion.{k}.{name}": "max" for k in PER_EMOTION for name in EMOTIONS},
 }
 """Every scalar metric by its dotted name in ``metrics-SPLIT.json``, and which way is better: ``min`` or ``max``."""
+
+
+_HEADLINE = ("sentiment.mae", "sentiment.corr", "emotion.macro_f1", "emotion.wa_mean")
 
 
 def evaluate_predictions(
@@ -161,6 +167,10 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
                 name = key.split(".")[1]
                 columns = [source[name] for source in (metrics[task], *trivial.values())]
                 lines.append(_row(name, "↓" if way == "min" else "↑", *map(_number, columns)))
+    if ON_ITS_OWN in metrics:
+        own = {f"{task}.{name}": v for task, found in metrics[ON_ITS_OWN].items() for name, v in found.items()}
+        named = [f"{key.split('.')[1]} {_number(own[key])}" for key in _HEADLINE if key in own]
+        lines += ["", f"each utterance on its own: {', '.join(named)}"]
     if "emotion" in metrics:
         emotion = metrics["emotion"]
         heads = ("present", "wa", "wf1", "f1", "ap", "auc")

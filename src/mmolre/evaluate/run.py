@@ -15,16 +15,17 @@ from mmolre.data.dataset import FailedRow, build_dataset
 from mmolre.data.manifest import read_manifests
 from mmolre.encoders.extract import Progress
 from mmolre.errors import UserError
-from mmolre.evaluate.report import evaluate_predictions
+from mmolre.evaluate.report import ON_ITS_OWN, evaluate_predictions
 from mmolre.inference import infer
-from mmolre.schema import Utterance
+from mmolre.schema import TASKS, Utterance
 
 
 class Evaluation(NamedTuple):
     """A scored split.
 
     Attributes:
-        metrics: nested, of :func:`mmolre.evaluate.report.evaluate_predictions`.
+        metrics: nested, of :func:`mmolre.evaluate.report.evaluate_predictions`; of a model that reads utterances in
+            the light of their recordings also ``on_its_own``: {task: metrics of each utterance read on its own}.
         failed: rows that could not be used.
         utterances: n, those predicted; ``modalities``: which were read of each.
         sentiment: (n,), NaN without that task; ``emotions``: (n, 6) calibrated probabilities, likewise.
@@ -74,17 +75,23 @@ def evaluate(
     raw = infer(bundle.model, dataset.arrays, each_alone=bundle.decision.needs_each_alone)
     sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
     tasks = bundle.model.config.tasks
-    probabilities = bundle.decision.probabilities(raw)
-    predicted = bundle.decision.sentiment(raw)
-    metrics = evaluate_predictions(
-        sentiment_pred=predicted,
-        sentiment_truth=sentiment if "sentiment" in tasks else np.full_like(sentiment, np.nan),
-        emotion_prob=probabilities,
-        emotion_truth=emotions if "emotion" in tasks else np.full_like(emotions, np.nan),
-        modalities=raw.modalities,
-        thresholds=bundle.decision.thresholds,
-        train_sentiment_median=bundle.about.get("train_sentiment_median"),
-    )
+
+    def scored(predicted: NDArray[np.float64], probabilities: NDArray[np.float64], *, together: bool) -> dict[str, Any]:
+        return evaluate_predictions(
+            sentiment_pred=predicted,
+            sentiment_truth=sentiment if "sentiment" in tasks else np.full_like(sentiment, np.nan),
+            emotion_prob=probabilities,
+            emotion_truth=emotions if "emotion" in tasks else np.full_like(emotions, np.nan),
+            modalities=raw.modalities,
+            thresholds=bundle.decision.limits(together=together),
+            train_sentiment_median=bundle.about.get("train_sentiment_median"),
+        )
+
+    predicted, probabilities = bundle.decision.read(raw, [u.recording for u in dataset.utterances])
+    metrics = scored(predicted, probabilities, together=True)
+    if bundle.decision.context is not None:
+        own = scored(*bundle.decision.read(raw), together=False)
+        metrics[ON_ITS_OWN] = {task: own[task] for task in TASKS if task in own}
     return Evaluation(metrics, dataset.failed, dataset.utterances, raw.modalities, predicted, probabilities)
 
 

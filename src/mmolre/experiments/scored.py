@@ -124,7 +124,7 @@ def read_predictions(run: Path) -> Scored:
             _array([row["truth"]["sentiment"] for row in rows]),
             _array([row["truth"]["emotions"] for row in rows]),
             [tuple(row["modalities"]) for row in rows],
-            Decision.from_json(about["decision"]).thresholds,
+            Decision.from_json(about["decision"]).limits(together=True),
             about["about"].get("train_sentiment_median"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -63,7 +63,7 @@ def score(
         chunk = cuts[first : first + CHUNK]
         moments += _score_chunk(predictor, encoders, chunk, sound, unreadable)
         progress((first + len(chunk)) / len(cuts))
-    return _with_contrast(moments)
+    return _with_contrast(_in_context(predictor, moments))
 
 
 def _score_chunk(
@@ -123,6 +123,15 @@ def _predict(
 def _moment(
     predictor: Predictor, moment: Moment, both: Prediction, words: Prediction | None, voice: Prediction | None
 ) -> Moment:
+    return replace(
+        _with(predictor, moment, both),
+        words=Alone(words.sentiment, words.emotions) if words else None,
+        voice=Alone(voice.sentiment, voice.emotions) if voice else None,
+        truncated=both.truncated,
+    )
+
+
+def _with(predictor: Predictor, moment: Moment, both: Prediction) -> Moment:
     ends = band(predictor.bundle.about, modality_key(tuple(both.modalities)))
     low = high = None
     if ends is not None and both.sentiment is not None:
@@ -135,10 +144,23 @@ def _moment(
         emotions=both.emotions,
         present=both.present,
         top=both.top,
-        words=Alone(words.sentiment, words.emotions) if words else None,
-        voice=Alone(voice.sentiment, voice.emotions) if voice else None,
-        truncated=both.truncated,
     )
+
+
+def _in_context(predictor: Predictor, moments: list[Moment]) -> list[Moment]:
+    """Each scored utterance also in the light of the recording's others, where the model reads it so."""
+    rows = [i for i, moment in enumerate(moments) if moment.scored]
+    if not predictor.reads_context or not rows:
+        return moments
+    own = []
+    for i in rows:
+        m = moments[i]
+        read = [name for name, alone in (("text", m.words), ("audio", m.voice)) if alone]
+        own.append(Prediction(str(i), m.sentiment, m.emotions, m.present, m.top, read, m.truncated))
+    done = list(moments)
+    for i, prediction in zip(rows, predictor.in_context(own, ["recording"] * len(own)), strict=True):
+        done[i] = _with(predictor, moments[i], prediction)
+    return done
 
 
 def _with_contrast(moments: list[Moment]) -> list[Moment]:

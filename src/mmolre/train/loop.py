@@ -187,15 +187,18 @@ class Trainer:
         each_alone = anchored or "emotion" in self.model.config.tasks  # how to read each modality is fitted from it
         raw = infer(self.averaged, self.valid_rows.arrays, each_alone=each_alone)
         sentiment, emotions = self.truths
-        decision = Decision.fit(raw, emotions, self.recipe.emotion_fusion, sentiment=sentiment if anchored else None)
-        predicted = decision.sentiment(raw)
+        recordings = [u.recording for u in self.valid_rows.utterances] if self.recipe.context == "recording" else None
+        decision = Decision.fit(
+            raw, emotions, self.recipe.emotion_fusion, sentiment=sentiment, anchored=anchored, recordings=recordings
+        )
+        predicted, probabilities = decision.read(raw, recordings)
         metrics = evaluate_predictions(
             sentiment_pred=predicted,
             sentiment_truth=sentiment,
-            emotion_prob=decision.probabilities(raw),
+            emotion_prob=probabilities,
             emotion_truth=emotions,
             modalities=raw.modalities,
-            thresholds=decision.thresholds,
+            thresholds=decision.limits(together=recordings is not None),
             train_sentiment_median=self.train_sentiment_median,
         )
         primary = self.recipe.training.primary

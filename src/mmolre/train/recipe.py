@@ -195,6 +195,8 @@ class Recipe(_Part):
             from the modalities' own calibrated logits, or ``auto``: late where valid has no such labelled utterance.
         sentiment_fusion: how it gets its sentiment: ``fused``, or ``anchored``: pulled toward that of the best modality
             alone, as far as valid says (:mod:`mmolre.evaluate.anchor`); where few utterances have both.
+        context: ``recording``: an utterance is also read in the light of the others of its recording
+            (:mod:`mmolre.evaluate.context`); ``none``: each on its own. Learning is the same.
         start_from: a run's folder, a model's folder or a hub id whose weights are the first ones, as far as the two
             models have them in common; for a small corpus, or an encoder that adapts to what is learned already.
         teachers: runs' folders, models' folders or hub ids whose predictions for the training utterances are learned
@@ -209,6 +211,7 @@ class Recipe(_Part):
     training: TrainingRecipe = TrainingRecipe()
     emotion_fusion: Literal["auto", "fused", "late"] = "auto"
     sentiment_fusion: Literal["fused", "anchored"] = "fused"
+    context: Literal["none", "recording"] = "none"
     start_from: str | None = None
     teachers: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)

@@ -1,0 +1,148 @@
+"""Models that read utterances in the light of their recordings: training, evaluation, files, analysis."""
+
+import csv
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import mmolre
+from mmolre.data.cache import FeatureCache
+from mmolre.data.manifest import read_manifest
+from mmolre.evaluate.context import Context
+from mmolre.evaluate.run import evaluate
+from mmolre.predict_file import predict_file
+from mmolre.predictor import Predictor
+from mmolre.recordings.cut import Cut
+from mmolre.recordings.score import score
+from mmolre.schema import Utterance
+from mmolre.train.run import train
+from tiny_corpus import MISSING, corpus_recipe, write_corpus
+
+STRONG = Context(((0.3, -0.4, 0.9), *(((-1) ** v * 0.5, -0.3, 1.2) for v in range(6))))
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The tiny corpus, each split in three videos; the last two rows of a split belong to none."""
+    manifest = write_corpus(tmp_path_factory.mktemp("videos"))
+    with manifest.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        split, i = row["id"].split("-")
+        last = {"train": 20, "valid": 8, "test": 8}[split] - 2
+        row["video_id"] = f"{split}-video-{int(i) % 3}" if int(i) < last else ""
+    return write(manifest, rows), rows
+
+
+def write(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_run):
+    bundle = mmolre.load(tiny_run.folder).bundle
+    limits = {key: replace(t, macro_f1=(0.1,) * 6) for key, t in bundle.decision.thresholds.items()}
+    decision = replace(bundle.decision, context=STRONG, context_thresholds=limits)
+    return Predictor(replace(bundle, decision=decision))
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_an_utterance_is_of(tmp_path):
+    sound = tmp_path / "a.wav"
+    assert Utterance("a", video_id="v", audio=sound, cut=True).recording == "v"
+    assert Utterance("a", audio=sound, cut=True, start=0.0, end=1.0).recording == str(sound)
+    assert Utterance("a", audio=sound).recording is None
+    assert Utterance("a", text="good", start=0.0, end=1.0).recording is None
+
+
+def test_a_file_is_read_in_context_whatever_its_order(predictor, corpus, tmp_path):
+    manifest, rows = corpus
+    counts = predict_file(predictor, [manifest], tmp_path / "out.jsonl")
+    found = lines(tmp_path / "out.jsonl")
+    assert [row["id"] for row in found] == [row["id"] for row in rows if row["id"] != MISSING]
+    assert [row["id"] for row in lines(counts.errors)] == [MISSING]
+    utterances = [u for u in read_manifest(manifest) if u.id != MISSING]
+    own = list(predictor.predict_many(utterances))
+    expected = predictor.in_context(own, [u.recording for u in utterances])
+    assert found == [p.to_json() for p in expected]
+    changed = [(p.sentiment, p.emotions) != (q.sentiment, q.emotions) for p, q in zip(own, expected, strict=True)]
+    assert changed == [u.recording is not None for u in utterances]
+    assert all(p.present == [name for name, x in p.emotions.items() if x >= 0.1] for p in expected)
+    mixed = random.Random(0).sample(rows, len(rows))
+    predict_file(predictor, [write(manifest.with_name("mixed.csv"), mixed)], tmp_path / "mixed.jsonl")
+    of_mixed = {row["id"]: row for row in lines(tmp_path / "mixed.jsonl")}
+    for row in found:
+        assert of_mixed[row["id"]]["sentiment"] == pytest.approx(row["sentiment"], abs=2e-4)
+        assert of_mixed[row["id"]]["emotions"] == pytest.approx(row["emotions"], abs=2e-4)
+    assert not [p for p in tmp_path.iterdir() if p.suffix != ".jsonl"]
+
+
+def test_one_utterance_is_as_without_context(predictor, tiny_run):
+    plain = mmolre.load(tiny_run.folder)
+    assert predictor.predict(text="so bad") == plain.predict(text="so bad")
+    assert plain.in_context([p := plain.predict(text="so bad")], ["a"]) == [p]
+    assert predictor.in_context([], []) == []
+
+
+def test_evaluation_is_of_what_is_predicted_and_says_what_each_is_on_its_own(predictor, tiny_run, corpus, tmp_path):
+    manifest, _ = corpus
+    result = evaluate(predictor.bundle, [manifest], "test")
+    predict_file(predictor, [manifest], tmp_path / "out.jsonl")
+    predicted = {row["id"]: row for row in lines(tmp_path / "out.jsonl")}
+    for u, sentiment, emotions in zip(result.utterances, result.sentiment, result.emotions, strict=True):
+        assert predicted[u.id]["sentiment"] == pytest.approx(np.clip(sentiment, -3, 3), abs=2e-4)
+        assert list(predicted[u.id]["emotions"].values()) == pytest.approx(list(emotions), abs=2e-4)
+    plain = evaluate(mmolre.load(tiny_run.folder).bundle, [manifest], "test").metrics
+    assert result.metrics["on_its_own"] == {task: plain[task] for task in ("sentiment", "emotion")}
+    assert result.metrics["sentiment"] != plain["sentiment"]
+    assert "on_its_own" not in plain
+
+
+def test_training_fits_it_and_learning_is_the_same(tiny_encoders, tiny_run, corpus, tmp_path):
+    manifest, _ = corpus
+    cache = FeatureCache(tmp_path / "features")
+    runs = {}
+    for context in ("none", "recording"):
+        recipe = corpus_recipe(tiny_encoders, epochs=1).model_copy(update={"context": context})
+        runs[context] = train(recipe, [manifest], tmp_path / context, cache=cache).folder
+    weights = [(folder / "model" / "model.safetensors").read_bytes() for folder in runs.values()]
+    assert weights[0] == weights[1]
+    plain, together = (mmolre.load(folder).bundle.decision for folder in runs.values())
+    assert plain.context is None
+    assert together.context is not None
+    assert together.calibration == plain.calibration
+    valid = json.loads((runs["recording"] / "metrics-valid.json").read_text())
+    assert (
+        valid["sentiment"] == evaluate(mmolre.load(runs["recording"]).bundle, [manifest], "valid").metrics["sentiment"]
+    )
+
+
+def test_a_recording_that_is_analysed_is_one(tiny_run, predictor, monkeypatch):
+    class Silence:
+        def piece(self, start, end):
+            return np.zeros(0, np.float32)
+
+    texts = ["so bad", "good", "so very good", "bad movie"]  # the second is too little to be scored
+    cuts = [Cut(float(i), i + 1.0, text) for i, text in enumerate(texts)]
+    plain = score(mmolre.load(tiny_run.folder), cuts, Silence())  # type: ignore[arg-type]
+    together = score(predictor, cuts, Silence())  # type: ignore[arg-type]
+    rows = [i for i, moment in enumerate(together) if moment.scored]
+    assert rows == [0, 2, 3]
+    own = [predictor.predict(text=texts[i]) for i in rows]
+    for i, expected in zip(rows, predictor.in_context(own, ["a"] * len(own)), strict=True):
+        after = together[i]
+        assert after.sentiment == pytest.approx(expected.sentiment, abs=2e-4)
+        assert after.emotions == pytest.approx(expected.emotions, abs=2e-4)
+        assert (after.present, after.top) == (expected.present, expected.top)
+        assert after.emotions != plain[i].emotions
+        assert after.words == plain[i].words
