@@ -12,6 +12,8 @@ from typing import Any
 
 from experiment_sections import sections
 
+from mmolre.evaluate.report import ON_ITS_OWN
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
 README = ROOT / "README.md"
@@ -33,7 +35,10 @@ Made by `python scripts/make_results.py` from the files under `results/`, which 
 valid. Test was scored once per run, and a second time where new thresholds were fitted on valid ([the log](log.md)
 says for which). Mean ± standard deviation over seeds where there are several. MAE and Corr as they
 are, the rest in percent. The metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a
-model that is not clearly above them has learned nothing. What was tried and did not help is in [the log](log.md).
+model that is not clearly above them has learned nothing. Where a row is *each on its own*, the model reads an utterance
+also in the light of the others of its video ([how](method.md#the-rest-of-the-recording)); that row is the same model
+without them, which is what to compare with the figures of others. What was tried and did not help is in
+[the log](log.md).
 """
 
 
@@ -60,6 +65,8 @@ def table(task: str, names: tuple[str, ...], metrics: list[dict[str, Any]]) -> l
     """A Markdown table of one task on one data set, the trivial predictors below."""
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     rows = {"**model**": [m[task] for m in metrics]}
+    if all(ON_ITS_OWN in m for m in metrics):
+        rows["each on its own"] = [m[ON_ITS_OWN][task] for m in metrics]
     for trivial in metrics[0]["trivial"].get(task, {}):
         rows[f"_{trivial.replace('_', ' ')}_"] = [metrics[0]["trivial"][task][trivial]]
     for title, values in rows.items():
@@ -116,8 +123,12 @@ def summary() -> str:
         tested = {name.split()[0] for name in names if " test" in name}
         for name in (n for n in names if " test" in n or n.split()[0] not in tested):
             metrics = [run["metrics"][name] for run in runs if name in run["metrics"]]
-            cells = [cell(key, (m.get(task, {}).get(key) for m in metrics)) for task, key in columns]
-            lines.append(f"| `{recipe}` | {name} | {len(metrics)} | " + " | ".join(cells).replace("–", "") + " |")
+            readings = {f"`{recipe}`": metrics}
+            if all(ON_ITS_OWN in m for m in metrics):
+                readings = {f"`{recipe}`, context": metrics, f"`{recipe}`": [m[ON_ITS_OWN] for m in metrics]}
+            for title, read in readings.items():
+                cells = [cell(key, (m.get(task, {}).get(key) for m in read)) for task, key in columns]
+                lines.append(f"| {title} | {name} | {len(read)} | " + " | ".join(cells).replace("–", "") + " |")
     return "\n".join(lines)
 
 
