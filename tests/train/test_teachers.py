@@ -50,6 +50,25 @@ def test_a_teacher_says_what_it_predicts_and_nothing_of_a_row_that_it_cannot_rea
             np.testing.assert_allclose(taught.emotions[i], expected.emotions[j], atol=1e-5)
 
 
+def test_in_bfloat16_a_teacher_says_nearly_the_same_and_features_stay_in_full_precision(
+    tiny_run, pupils, cache, tmp_path, monkeypatch
+):
+    said = {}
+    inside = []
+    build = teachers.build_dataset
+    monkeypatch.setattr(
+        teachers, "build_dataset", lambda *a, **k: inside.append(torch.is_autocast_enabled("cpu")) or build(*a, **k)
+    )
+    for bf16 in (False, True):
+        out = tmp_path / str(bf16)
+        out.mkdir()
+        said[bf16] = ask_teachers([str(tiny_run.folder)], pupils, TASKS, out, cache=cache, bf16=bf16)
+    assert inside == [False, False]
+    for full, fast in zip(*said.values(), strict=True):
+        torch.testing.assert_close(fast, full, atol=0.03, rtol=0.03, equal_nan=True)
+        assert not torch.equal(fast.nan_to_num(), full.nan_to_num())
+
+
 def test_several_teachers_are_averaged_where_they_speak(monkeypatch, tmp_path):
     nan = np.nan
     said = {"a": [1.0, nan, nan, 2.0], "b": [2.0, 3.0, nan, nan]}

@@ -156,8 +156,8 @@ class TrainingRecipe(_Part):
         patience: stop after so many epochs without a better score; of no effect where the last is kept.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
         checkpoint_minutes: also save in the middle of an epoch, this often.
-        precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), weights and validation in float32; faster on
-            a GPU and on CPUs with AMX.
+        precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), those of teachers too, weights and validation
+            in float32; faster on a GPU and on CPUs with AMX.
         conflict_every: log the cosine between the two tasks' gradients, layer by layer, every so many steps, for
             ``mmolre explain`` (:mod:`mmolre.train.conflict`); 0 for never. Costs a second backward pass then, and
             changes nothing else.

@@ -150,6 +150,7 @@ def train(
             out,
             cache=cache,
             device=device,
+            bf16=recipe.training.precision == "bf16",
             encoding=callbacks.encoding,
             asking=callbacks.asking,
         )

@@ -47,6 +47,7 @@ def ask_teachers(
     *,
     cache: FeatureCache | None = None,
     device: str = "cpu",
+    bf16: bool = False,
     encoding: Progress | None = None,
     asking: Progress | None = None,
 ) -> Taught:
@@ -58,6 +59,7 @@ def ask_teachers(
         names: runs' folders, models' folders or hub ids.
         utterances: those that are trained on. A teacher must not have been trained on those that are tested.
         tasks: of the model that is taught.
+        bf16: whether teachers compute their products in bfloat16, as the model does that is taught.
         encoding, asking: called with what is encoded, or who is asked, the utterances done, and all.
 
     Raises:
@@ -70,7 +72,7 @@ def ask_teachers(
         found = Taught(**load(kept.read_bytes()))
         if len(found.sentiment) == len(utterances):
             return found
-    answers = [_ask(name, utterances, tasks, cache, device, encoding, asking) for name in names]
+    answers = [_ask(name, utterances, tasks, cache, device, bf16, encoding, asking) for name in names]
     sentiment, emotions = (_mean([a[i] for a in answers]) for i in range(2))
     taught = Taught(torch.from_numpy(sentiment).float(), torch.from_numpy(emotions).float())
     with replacing(kept) as beside:
@@ -84,6 +86,7 @@ def _ask(
     tasks: Sequence[str],
     cache: FeatureCache | None,
     device: str,
+    bf16: bool,
     encoding: Progress | None,
     asking: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +108,9 @@ def _ask(
             asking(name, start, len(rows))
         part = rows[start : start + AT_A_TIME]
         arrays = dataset.arrays[start : start + AT_A_TIME]
-        raw = infer(model, arrays, each_alone=bundle.decision.needs_each_alone)
+        # Not around the encoders: what they give is kept for others, in full precision.
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            raw = infer(model, arrays, each_alone=bundle.decision.needs_each_alone)
         sentiment[part], emotions[part] = bundle.decision.sentiment(raw), bundle.decision.probabilities(raw)
     if asking:
         asking(name, len(rows), len(rows))
