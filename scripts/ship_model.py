@@ -37,7 +37,8 @@ This card is made by `python scripts/ship_model.py`; the figures are those of `r
 
 Recipe `{recipe}`, seed {seed}: {train_utterances:,} utterances, {train_with_sentiment:,} with sentiment and
 {train_with_emotions:,} with emotions. CMU-MOSEI (text; sentiment and emotions), CMU-MOSI (text; sound for some of it;
-sentiment) and RAVDESS (sound; emotions acted by 14 speakers; two more for valid). None of it is in the package.
+sentiment) and RAVDESS (sound; emotions acted by 14 speakers; two more for valid). None of it is in the
+package.{teachers}
 
 ## Figures
 
@@ -111,6 +112,14 @@ def figures_table(metrics: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _teachers(names: list[str]) -> str:
+    """A paragraph on those that the model was taught by, by the names of their recipes."""
+    if not names:
+        return ""
+    recipes = " and ".join(sorted(f"`{load_bundle(name).about['recipe']}`" for name in names))
+    return f" It also learned what {recipes} says\nof the same training utterances."
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -136,6 +145,7 @@ def main() -> None:
         band_low=band["low"],
         band_high=band["high"],
         band_n=band["n"],
+        teachers=_teachers(recipe["teachers"]),
         calibration=", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or "not measured",
     )
     write_text(SHIPPED / "README.md", card)
