@@ -87,6 +87,19 @@ def test_a_file_is_read_in_context_whatever_its_order(predictor, corpus, tmp_pat
     assert not [p for p in tmp_path.iterdir() if p.suffix != ".jsonl"]
 
 
+def test_the_command_says_that_it_reads_in_context(predictor, tiny_run, corpus, tmp_path, monkeypatch, capsys):
+    from mmolre import cli
+
+    for made, said in ((predictor, True), (mmolre.load(tiny_run.folder), False)):
+        monkeypatch.setattr("mmolre.predictor.load", lambda *_, made=made, **__: made)
+        arguments = ["mmolre", "predict", "--data", str(corpus[0]), "--out", str(tmp_path / "out.jsonl")]
+        monkeypatch.setattr("sys.argv", arguments)
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == cli.ROWS_FAILED  # one row's sound is missing
+        assert ("each read with the rest of its recording" in capsys.readouterr().out) == said
+
+
 def test_one_utterance_is_as_without_context(predictor, tiny_run):
     plain = mmolre.load(tiny_run.folder)
     assert predictor.predict(text="so bad") == plain.predict(text="so bad")

@@ -207,7 +207,8 @@ def predict(
 
             with terminal.counting("predicted") as progress:
                 counts = predict_file(predictor, data, out, audio_root=audio_root, progress=progress)
-            terminal.plain(f"{counts.written} predictions in {out}")
+            together = ", each read with the rest of its recording" if predictor.reads_context else ""
+            terminal.plain(f"{counts.written} predictions in {out}{together}")
             if counts.failed:
                 terminal.tell_failures(counts.examples, counts.failed, f"; all in {counts.errors}")
                 return ROWS_FAILED
