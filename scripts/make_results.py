@@ -32,9 +32,10 @@ HEAD = """# Results
 
 Made by `python scripts/make_results.py` from the files under `results/`, which `python scripts/record_run.py` and
 `python scripts/record_experiment.py` write; do not edit. Choices (epoch, thresholds, hyper-parameters) were made on
-valid. Test was scored once per run, and a second time where new thresholds were fitted on valid ([the log](log.md)
-says for which). Mean ± standard deviation over seeds where there are several. MAE and Corr as they
-are, the rest in percent. The metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a
+valid. Test was scored once per run, and again where new thresholds or `context` were fitted on valid ([the log](log.md)
+says for which; that context helps was first seen on valid and test together, so that test is no untouched figure for
+it). Mean ± standard deviation over seeds where there are several. MAE and Corr as they are, the rest in percent. The
+metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a
 model that is not clearly above them has learned nothing. Where a row is *each on its own*, the model reads an utterance
 also in the light of the others of its video ([how](method.md#the-rest-of-the-recording)); that row is the same model
 without them, which is what to compare with the figures of others. What was tried and did not help is in

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmolre.bundle import SHIPPED, load_bundle, save_bundle
+from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle, model_folder, save_bundle
 from mmolre.files import write_text
 from mmolre.train.run import RECIPE_FILE
 
@@ -116,7 +116,8 @@ def _teachers(names: list[str]) -> str:
     """A paragraph on those that the model was taught by, by the names of their recipes."""
     if not names:
         return ""
-    recipes = " and ".join(sorted(f"`{load_bundle(name).about['recipe']}`" for name in names))
+    kept = [json.loads((model_folder(name) / PIPELINE_FILE).read_text()) for name in names]
+    recipes = " and ".join(sorted(f"`{teacher['about']['recipe']}`" for teacher in kept))
     return f" It also learned what {recipes} says\nof the same training utterances."
 
 

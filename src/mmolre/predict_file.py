@@ -2,10 +2,9 @@
 
 import json
 import tempfile
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import islice
+from itertools import islice, tee
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -14,11 +13,10 @@ from mmolre.data.manifest import iter_manifest
 from mmolre.errors import UserError
 from mmolre.evaluate.context import Recordings
 from mmolre.files import replacing
-from mmolre.predictor import Prediction, Predictor, context_values
+from mmolre.predictor import CHUNK, Prediction, Predictor, context_values
 from mmolre.schema import Utterance
 
 KEPT_EXAMPLES = 5
-AT_A_TIME = 1024
 
 
 class Counts(NamedTuple):
@@ -67,9 +65,8 @@ def predict_file(
         if predictor.reads_context:
             beside = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=out.parent))
             own = _Own(predictor, beside)
-        recordings: deque[str | None] = deque()
-        for result in predictor.predict_many(_noting(_rows(data, audio_root), recordings)):
-            recording = recordings.popleft()
+        rows, again = tee(_rows(data, audio_root))
+        for result, utterance in zip(predictor.predict_many(rows), again, strict=True):
             if isinstance(result, FailedRow):
                 failed += 1
                 problems.write(_line(result._asdict()))
@@ -77,7 +74,7 @@ def predict_file(
             else:
                 written += 1
                 if own is not None:
-                    own.keep(result, recording)
+                    own.keep(result, utterance.recording)
                 else:
                     results.write(_line(result.to_json()))
             progress(written + failed)
@@ -113,15 +110,9 @@ class _Own:
     def in_context(self) -> Iterator[Prediction]:
         """All that was kept, in its order."""
         self._file.seek(0)
-        while lines := list(islice(self._file, AT_A_TIME)):
+        while lines := list(islice(self._file, CHUNK)):
             recordings, kept = zip(*map(json.loads, lines), strict=True)
             yield from self._predictor.in_context([Prediction(**p) for p in kept], recordings, self._sums)
-
-
-def _noting(rows: Iterator[Utterance], recordings: deque[str | None]) -> Iterator[Utterance]:
-    for utterance in rows:
-        recordings.append(utterance.recording)
-        yield utterance
 
 
 def _line(content: object) -> str:

@@ -113,10 +113,8 @@ class Predictor:
         if read is None or not predictions:
             return list(predictions)
         own = context_values(predictions)
-        if sums is None:
-            sums = context.Recordings()
-            sums.add(recordings, own)
-        sentiment, probabilities = context.outputs(read.apply(own, sums.others(recordings, own)))
+        others = context.others_of(recordings, own) if sums is None else sums.others(recordings, own)
+        sentiment, probabilities = context.outputs(read.apply(own, others))
         limits = self.bundle.decision.for_rows([tuple(p.modalities) for p in predictions], together=True)
         return [
             replace(

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from mmolre.errors import UserError
-from mmolre.evaluate.report import PRIMARY, direction, evaluate_predictions, lookup, metrics_table, write_metrics
+from mmolre.evaluate.report import (
+    ON_ITS_OWN,
+    PRIMARY,
+    direction,
+    evaluate_predictions,
+    lookup,
+    metrics_table,
+    write_metrics,
+)
 from mmolre.evaluate.thresholds import EmotionThresholds
 from mmolre.schema import EMOTIONS
 
@@ -101,6 +109,16 @@ def test_null_is_looked_up_as_nan():
     metrics = evaluate_predictions(**sample(sentiment_pred=np.zeros(60)))
     assert metrics["sentiment"]["corr"] is None
     assert math.isnan(lookup(metrics, "sentiment.corr"))
+
+
+def test_table_fits_80_columns_with_what_each_utterance_says_on_its_own():
+    metrics = evaluate_predictions(**sample())
+    metrics[ON_ITS_OWN] = {task: metrics[task] for task in ("sentiment", "emotion")}
+    lines = metrics_table(metrics).splitlines()
+    assert max(map(len, lines)) <= 80
+    (own,) = (line for line in lines if line.startswith("each on its own"))
+    assert f"mae {metrics['sentiment']['mae']:.4f}" in own
+    assert own.endswith(f"wa_mean {metrics['emotion']['wa_mean']:.4f}")
 
 
 def test_table_fits_80_columns_and_shows_the_trivial_predictors():

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mmolre.evaluate.anchor import Anchor, fit_anchors
 from mmolre.evaluate.calibration import Calibration, combine, fit_calibration, sigmoid
-from mmolre.evaluate.context import Context, Recordings, fit_context, outputs, values
+from mmolre.evaluate.context import Context, fit_context, others_of, outputs, values
 from mmolre.evaluate.thresholds import (
     EmotionThresholds,
     fit_thresholds,
@@ -113,9 +113,8 @@ class Decision:
         own = self.sentiment(raw), self.probabilities(raw)
         if self.context is None or recordings is None:
             return own
-        sums, of_each = Recordings(), values(*own)
-        sums.add(recordings, of_each)
-        return outputs(self.context.apply(of_each, sums.others(recordings, of_each)))
+        of_each = values(*own)
+        return outputs(self.context.apply(of_each, others_of(recordings, of_each)))
 
     def sentiment(self, raw: RawPredictions) -> NDArray[np.float64]:
         """(n,) sentiment of each on its own, not clipped; NaN where the model has no such task."""

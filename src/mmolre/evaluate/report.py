@@ -170,7 +170,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> str:
     if ON_ITS_OWN in metrics:
         own = {f"{task}.{name}": v for task, found in metrics[ON_ITS_OWN].items() for name, v in found.items()}
         named = [f"{key.split('.')[1]} {_number(own[key])}" for key in _HEADLINE if key in own]
-        lines += ["", f"each utterance on its own: {', '.join(named)}"]
+        lines += ["", f"each on its own: {', '.join(named)}"]
     if "emotion" in metrics:
         emotion = metrics["emotion"]
         heads = ("present", "wa", "wf1", "f1", "ap", "auc")

@@ -99,13 +99,15 @@ class LowRankExperts(nn.Module):
             return self.gathered(read_sbtd, gates_kbn, kept)
         return self.folded(read_sbtd, gates_kbn)
 
-    def folded(self, read_sbtd: Neighbours, gates_kbn: Tensor) -> Tensor:
-        """:meth:`mix` by all experts' columns: :meth:`expand` and :meth:`combine`, as one where that is faster."""
-        if self.activation is not F.gelu or torch.is_autocast_enabled(read_sbtd.x.device.type):
-            return self.combine(self.expand(read_sbtd), gates_kbn)
-        columns = gates_kbn.index_select(-1, self._expert_of_column)[..., None, :]  # type: ignore[arg-type]
-        total = gated_gelu(read_sbtd.convolve(self.weight_in, self.bias_in), columns, self.weight_out)
-        return total.add_((gates_kbn @ self.bias_out)[..., None, :])
+    def folded(self, read: Neighbours, gates: Tensor) -> Tensor:
+        """:meth:`combine` of :meth:`expand`, as one where that is faster; (..., T, d), gates as in :meth:`combine`."""
+        if self.activation is not F.gelu or torch.is_autocast_enabled(read.x.device.type):
+            return self.combine(self.expand(read), gates)
+        if gates.ndim < read.x.ndim:
+            gates = gates.unsqueeze(-2)
+        columns = gates.index_select(-1, self._expert_of_column)  # type: ignore[arg-type]
+        total = gated_gelu(read.convolve(self.weight_in, self.bias_in), columns, self.weight_out)
+        return total.add_(gates @ self.bias_out)
 
     def gathered(self, read_sbtd: Neighbours, gates_kbn: Tensor, kept: int) -> Tensor:
         """:meth:`mix` by the kept experts' columns alone: a batched product, each utterance with columns of its own."""
@@ -125,10 +127,7 @@ class LowRankExperts(nn.Module):
 
     def forward(self, x_btd: Tensor, gates: Tensor) -> Tensor:
         """(B, T, d) and gates (B, N) or (B, T, N) -> sum_n g_n f_n(x), (B, T, d)."""
-        read = Neighbours(x_btd[None])
-        if gates.ndim == x_btd.ndim:
-            return self.combine(self.expand(read)[0], gates)
-        return self.folded(read, gates[None])[0]
+        return self.folded(Neighbours(x_btd), gates)
 
     def looped(self, x_btd: Tensor, gates: Tensor) -> Tensor:
         """:meth:`forward`, one expert after another; slow and obvious."""

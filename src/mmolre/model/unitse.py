@@ -84,11 +84,11 @@ class UniTSEBlock(nn.Module):
             balance = torch.stack([balance_loss(g.probabilities, valid) for g in gates]).mean()
             weights = torch.stack([g.weights for g in gates])
             if self.per_token:
-                total = self.shared.combine(self.shared.expand(neighbours), weights)
+                total = self.shared.folded(neighbours, weights)
             else:
                 total = self.shared.mix(neighbours, weights, self.kept)
         if len(self.specific):
-            always = x_sbtd.new_ones(1, 1)
+            always = x_sbtd.new_ones(1, 1, 1)
             own = [
                 expert.folded(neighbours[min(k, sources - 1)], always)  # type: ignore[operator]
                 for k, expert in enumerate(self.specific)
