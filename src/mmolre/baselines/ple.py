@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from mmolre.model.config import ModelConfig
+from mmolre.model.dropout import Dropout
 from mmolre.model.experts import LowRankExperts
-from mmolre.model.neighbours import Neighbours
+from mmolre.model.neighbours import Neighbours, parts
 from mmolre.model.router import Gates, TopKRouter, balance_loss
 from mmolre.model.unitse import BlockOutput, masked_mean
 
@@ -25,7 +26,7 @@ class PLELayer(nn.Module):
         super().__init__()
         width, shared, tasks = config.width, len(config.shared_ranks), len(config.tasks)
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.shared = LowRankExperts(width, config.shared_ranks, config.activation)
         self.own = nn.ModuleList(
             LowRankExperts(width, (config.specific_rank,), config.activation) for _ in config.tasks
@@ -47,16 +48,17 @@ class PLELayer(nn.Module):
         own = [expert.expand(read[s]) for s, expert in zip(of_task, self.own, strict=True)]  # type: ignore[operator]
         gates: list[Gates] = [gate(pooled[s]) for s, gate in zip(of_task, self.gates, strict=True)]
         outputs = []
+        streams_in = parts(x_sbtd, 0)
         for k, (weights, _) in enumerate(gates):
             total = self.shared.combine(shared, weights[:, :experts])
             total = total + self.own[k].combine(own[k], weights[:, experts:])  # type: ignore[operator]
-            outputs.append(x_sbtd[of_task[k]] + self.dropout(total))
+            outputs.append(streams_in[of_task[k]] + self.dropout(total))
         if self.shared_gate is not None:
             weights = self.shared_gate(pooled[-1]).weights
             total = self.shared.combine(shared, weights[:, :experts])
             for k, expert in enumerate(self.own):
                 total = total + expert.combine(own[k], weights[:, experts + k, None])  # type: ignore[operator]
-            outputs.append(x_sbtd[-1] + self.dropout(total))
+            outputs.append(streams_in[-1] + self.dropout(total))
         balance = torch.stack([balance_loss(g.probabilities) for g in gates]).mean()
         return BlockOutput(torch.stack(outputs), gates, balance)
 

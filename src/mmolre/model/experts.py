@@ -77,6 +77,8 @@ class LowRankExperts(nn.Module):
         """
         if gates.ndim < hidden_btr.ndim:
             gates = gates.unsqueeze(-2)
+        # In the columns' own precision: a product of two kinds is slow, and under autocast rounded back again.
+        gates = gates.to(hidden_btr.dtype)
         gated = hidden_btr * gates.index_select(-1, self._expert_of_column)  # type: ignore[arg-type]
         return (gated @ self.weight_out).add_(gates @ self.bias_out)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmolre.model.config import ModalityConfig
+from mmolre.model.dropout import Dropout
 
 CLIP = 10.0
 """Standardised values are brought into [-CLIP, CLIP]: ready-made features hold absurd outliers."""
@@ -23,8 +24,8 @@ class InputProjection(nn.Module):
         shape = (modality.layers, modality.width)
         self.norm = Standardize(*shape) if modality.standardize else nn.LayerNorm(modality.width)
         self.project = nn.Linear(modality.width * (modality.layers if self.concat else 1), width)
-        self.before = nn.Dropout(modality.dropout)
-        self.after = nn.Dropout(dropout)
+        self.before = Dropout(modality.dropout)
+        self.after = Dropout(dropout)
 
     def forward(self, x_btlw: Tensor) -> Tensor:
         """(B, T, L, width of the features) -> (B, T, d)."""

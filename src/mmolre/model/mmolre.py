@@ -12,6 +12,7 @@ from mmolre.baselines.ple import PLE
 from mmolre.errors import UserError
 from mmolre.files import replacing, write_text
 from mmolre.model.config import TASK_OUTPUTS, ModelConfig
+from mmolre.model.dropout import Dropout
 from mmolre.model.fusion import Sequence, TaskFusion
 from mmolre.model.inputs import InputProjection
 from mmolre.model.unitse import Routing, UniTSE
@@ -47,7 +48,7 @@ class Head(nn.Module):
         super().__init__()
         self.hidden = nn.Linear(width, width // 2)
         self.out = nn.Linear(width // 2, outputs)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.dropout(nn.functional.gelu(self.hidden(self.dropout(x)))))
@@ -122,12 +123,12 @@ class MMoLRE(nn.Module):
             for b, block in enumerate(gates):
                 for task, decision in zip(self.config.tasks, block, strict=False):
                     routing.append(Routing(name, b, task, decision.weights, decision.probabilities, rows))
-            for k, task in enumerate(self.config.tasks):
+            for k, (task, own) in enumerate(zip(self.config.tasks, extracted.unbind(0), strict=True)):
                 if self.config.unimodal_heads:
-                    mean = (extracted[k] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+                    mean = (own * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                     head = self.unimodal_heads[task][name]  # type: ignore[index]
                     unimodal[task][name] = (_squeeze(task, head(mean)), rows)
-                sequences[k][name] = self._placed(name, k, extracted[k], mask, rows, present[name])
+                sequences[k][name] = self._placed(name, k, own, mask, rows, present[name])
 
         predictions, weights = {}, {}
         for k, task in enumerate(self.config.tasks):

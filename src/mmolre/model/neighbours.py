@@ -39,8 +39,11 @@ class Neighbours:
 
     @cached_property
     def windows(self) -> Tensor:
-        """(..., T, 3 d)."""
-        return windows(self.x)
+        """(..., T, 3 d), in the precision in which products read it."""
+        kind = self.x.device.type
+        # Autocast would round three copies instead of one.
+        x = self.x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else self.x
+        return windows(x)
 
     @cached_property
     def tiles(self) -> Tensor:
@@ -50,6 +53,16 @@ class Neighbours:
     def __getitem__(self, index: int) -> "Neighbours":
         """Those of ``x[index]``; what is made for it is made for all of ``x``."""
         return _Part(self, index)
+
+    @cached_property
+    def part_windows(self) -> tuple[Tensor, ...]:
+        """:attr:`windows` of each part."""
+        return parts(self.windows, 0)
+
+    @cached_property
+    def part_tiles(self) -> tuple[Tensor, ...]:
+        """:attr:`tiles` of each part."""
+        return parts(self.tiles, 1)
 
     def convolve(self, weight: Tensor, bias: Tensor) -> Tensor:
         """The convolution, by whichever way is the faster.
@@ -83,11 +96,19 @@ class _Part(Neighbours):
 
     @cached_property
     def windows(self) -> Tensor:
-        return self._whole.windows[self._index]
+        return self._whole.part_windows[self._index]
 
     @cached_property
     def tiles(self) -> Tensor:
-        return self._whole.tiles[:, self._index]
+        return self._whole.part_tiles[self._index]
+
+
+def parts(x: Tensor, axis: int) -> tuple[Tensor, ...]:
+    """The slices along an axis, all at once.
+
+    Each slice taken alone would, on the way back, fill as much memory as the whole takes, and add it up.
+    """
+    return (x.squeeze(axis),) if x.shape[axis] == 1 else x.unbind(axis)
 
 
 def windows(x: Tensor) -> Tensor:

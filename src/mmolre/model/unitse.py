@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmolre.model.config import ModelConfig
+from mmolre.model.dropout import Dropout
 from mmolre.model.experts import LowRankExperts
 from mmolre.model.neighbours import Neighbours
 from mmolre.model.router import Gates, TopKRouter, UniformRouter, balance_loss
@@ -52,7 +53,7 @@ class UniTSEBlock(nn.Module):
         self.per_token = config.routing == "token"
         self.kept = config.top_k if config.routing == "utterance" else experts
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.shared = LowRankExperts(width, config.shared_ranks, config.activation) if experts else None
         # Where nothing differs between the tasks, they stay one: hard parameter sharing, computed once.
         apart = config.specific_rank > 0 or config.routing != "uniform"
