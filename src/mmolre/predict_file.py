@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import iter_manifest
+from mmolre.data.surroundings import surrounded
 from mmolre.errors import UserError
 from mmolre.evaluate.context import Recordings
 from mmolre.files import replacing
@@ -40,7 +41,8 @@ def predict_file(
 
     Writes ``out``, one JSON object a line (:class:`mmolre.Prediction`), and, where rows failed, ``out.errors.jsonl``
     (id, row, reason). Both appear only when all rows are done. A model that reads utterances in the light of their
-    recordings reads all of the manifests' so, wherever they stand; that takes memory for each recording.
+    recordings reads all of the manifests' so, wherever they stand; that takes memory for each recording. One that reads
+    what is said around an utterance takes memory for all texts.
 
     Args:
         progress: called with the number of rows done.
@@ -65,7 +67,8 @@ def predict_file(
         if predictor.reads_context:
             beside = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=out.parent))
             own = _Own(predictor, beside)
-        rows, again = tee(_rows(data, audio_root))
+        found = _rows(data, audio_root)
+        rows, again = tee(surrounded(list(found)) if predictor.reads_surroundings else found)
         for result, utterance in zip(predictor.predict_many(rows), again, strict=True):
             if isinstance(result, FailedRow):
                 failed += 1

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from mmolre.bundle import Bundle, load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, build_dataset
+from mmolre.encoders.text import TextEncoder
 from mmolre.errors import UserError
 from mmolre.evaluate import context, thresholds
 from mmolre.inference import RawPredictions, infer
@@ -78,7 +79,8 @@ class Predictor:
         """Predict any number of utterances in bounded memory, in their order.
 
         Ids may repeat. A row that cannot be read yields a :class:`~mmolre.data.dataset.FailedRow` in its place and
-        stops nothing. Each utterance is predicted on its own; see :meth:`in_context`.
+        stops nothing. Each utterance is predicted on its own, or with its surroundings, where it says what they are and
+        the model reads them (:attr:`reads_surroundings`); see also :meth:`in_context`.
         """
         chunk: dict[str, Utterance] = {}
         for utterance in utterances:
@@ -95,6 +97,12 @@ class Predictor:
     def reads_context(self) -> bool:
         """Whether the model reads an utterance also in the light of the others of its recording."""
         return self.bundle.decision.context is not None
+
+    @property
+    def reads_surroundings(self) -> bool:
+        """Whether the model reads, with an utterance's words, those around it (``Utterance.surroundings``)."""
+        encoders = self.bundle.encoders.values()
+        return any(isinstance(encoder, TextEncoder) and encoder.surrounding_tokens for encoder in encoders)
 
     def in_context(
         self,

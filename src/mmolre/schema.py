@@ -1,6 +1,6 @@
 """What an utterance is, and what the two tasks predict. Standard library only, so importing it costs nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,30 @@ _NO_FEATURES: Mapping[str, Path] = {}
 
 
 @dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where an utterance's words stand among those of its recording.
+
+    Attributes:
+        texts: of the recording's utterances, in their order in time; one sequence for all of them.
+        place: the utterance's own, among them.
+    """
+
+    texts: Sequence[str]
+    place: int
+
+    def sides(self, most: int) -> tuple[str, str]:
+        """What was said before and after, each of at most ``most`` characters, the nearest."""
+        before, after = "", ""
+        at = self.place - 1
+        while at >= 0 and len(before) < most:
+            before, at = f"{self.texts[at]} {before}", at - 1
+        at = self.place + 1
+        while at < len(self.texts) and len(after) < most:
+            after, at = f"{after} {self.texts[at]}", at + 1
+        return before.strip()[-most:], after.strip()[:most]
+
+
+@dataclass(frozen=True, slots=True)
 class Utterance:
     """One utterance: what was said, where its sound is, and what is known of how it was felt.
 
@@ -41,6 +65,8 @@ class Utterance:
         features: name -> file of ready-made features (:mod:`mmolre.data.feature_file`); one mapping for a whole
             manifest. Whether a file holds this utterance is for its reader to say.
         row: where it came from, for messages, e.g. ``segments.csv:17``.
+        surroundings: the words around it, where they are known (:func:`mmolre.data.surroundings.surrounded`); read by
+            encoders of which that is asked, and no part of what the utterance is.
     """
 
     id: str
@@ -56,6 +82,7 @@ class Utterance:
     emotions: tuple[float | None, ...] = (None,) * len(EMOTIONS)
     features: Mapping[str, Path] = field(default_factory=lambda: _NO_FEATURES, hash=False)
     row: str = ""
+    surroundings: Surroundings | None = field(default=None, compare=False, repr=False)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from mmolre.data.manifest_fields import as_label, as_seconds, as_split, as_strin
 from mmolre.data.manifest_rows import check_suffix, iter_rows
 from mmolre.data.manifest_sidecar import Sidecar, read_sidecar
 from mmolre.data.manifest_write import write_manifest
+from mmolre.data.surroundings import surrounded
 from mmolre.errors import UserError
 from mmolre.schema import EMOTIONS, Utterance
 
@@ -54,7 +55,7 @@ def read_manifest(path: Path, *, audio_root: Path | None = None, require_splits:
 def read_manifests(
     paths: Iterable[Path], *, audio_root: Path | None = None, require_splits: bool = False
 ) -> list[Utterance]:
-    """All utterances of several manifests, one after the other.
+    """All utterances of several manifests, one after the other, each with its surroundings.
 
     Raises:
         UserError: as :func:`iter_manifest`, and for an id that two of them hold.
@@ -68,7 +69,7 @@ def read_manifests(
                 raise UserError(f"{row}: the id {utterance.id!r} is also that of {seen[utterance.id]}: ids must differ")
             seen[utterance.id] = row
             utterances.append(utterance)
-    return utterances
+    return surrounded(utterances)
 
 
 def iter_manifest(path: Path, *, audio_root: Path | None = None, require_splits: bool = False) -> Iterator[Utterance]:

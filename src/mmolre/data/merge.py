@@ -220,4 +220,5 @@ def _hash(file: Path) -> str:
         raise UserError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
-assert {*_ALONE, *_TOGETHER, "id", "emotions", "features", "row"} == {field.name for field in fields(Utterance)}
+_OTHER = {"id", "emotions", "features", "row", "surroundings"}
+assert {*_ALONE, *_TOGETHER, *_OTHER} == {field.name for field in fields(Utterance)}

@@ -15,9 +15,12 @@ from mmolre.data.cache import Features
 from mmolre.encoders.stack import cut
 from mmolre.encoders.weights import SOURCES, digest, locate
 from mmolre.errors import UserError
+from mmolre.schema import Surroundings
 
 if TYPE_CHECKING:
     import torch
+
+    from mmolre.encoders.text import Excerpt
 
 _FORMAT = 1  # part of every fingerprint; raised when the code here changes what an encoder gives
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
@@ -115,6 +118,10 @@ class Encoder(abc.ABC):
     @abc.abstractmethod
     def check(self, item: Any) -> str | None:
         """Why ``item`` cannot be encoded, in a few words; ``None`` where it can. Loads nothing."""
+
+    def excerpt(self, text: str, surroundings: Surroundings | None) -> "str | Excerpt":
+        """What of a text and its surroundings is read; here the text alone."""
+        return text
 
     @abc.abstractmethod
     def encode(self, items: Sequence[Any]) -> list[Features]:

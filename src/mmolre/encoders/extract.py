@@ -8,6 +8,7 @@ from mmolre.data.cache import FeatureCache, Features, audio_key, text_key
 from mmolre.encoders.base import Encoder
 from mmolre.schema import Utterance
 
+_BETWEEN = "\ud800"  # parts of a excerpt: no text that can be encoded has a lone surrogate
 _CHUNK = {"text": 1024, "audio": 128}  # one shard each: little is lost by a kill, and shards stay few
 
 
@@ -114,7 +115,8 @@ def _key(utterance: Utterance, modality: str, encoder: Encoder, failures: list[F
     if modality == "text" and utterance.text is not None:
         reason = encoder.check(utterance.text)
         if reason is None:
-            return text_key(utterance.text)
+            item = encoder.excerpt(utterance.text, utterance.surroundings)
+            return text_key(item if isinstance(item, str) else _BETWEEN.join(item))
     elif modality == "audio" and utterance.audio is not None:
         try:
             if utterance.cut:
@@ -131,7 +133,7 @@ def _encode(
     encoder: Encoder, modality: str, work: Sequence[tuple[str, Utterance]], refused: dict[str, str]
 ) -> Iterator[tuple[str, Features]]:
     if modality == "text":
-        texts = [utterance.text or "" for _, utterance in work]
+        texts = [encoder.excerpt(utterance.text or "", utterance.surroundings) for _, utterance in work]
         yield from zip((key for key, _ in work), encoder.encode(texts), strict=True)
         return
     from mmolre.data.media import MediaError, load_audio

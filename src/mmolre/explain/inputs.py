@@ -59,41 +59,55 @@ def leaf(source: Source, utterance: Utterance, model: MMoLRE) -> Leaf | None:
     if isinstance(source, ReadyMade):
         return _ready_made(source, utterance, model)
     if isinstance(source, TextEncoder):
-        return None if utterance.text is None else _text(source, utterance.text, model)
+        return None if utterance.text is None else _text(source, utterance, model)
     if isinstance(source, AudioEncoder) and utterance.audio is not None:
         bounds = (utterance.start, utterance.end) if utterance.cut else (None, None)
         return _audio(source, load_audio(utterance.audio, start=bounds[0], end=bounds[1]))
     return None
 
 
-def _text(encoder: TextEncoder, text: str, model: MMoLRE) -> Leaf:
-    """Embeddings of the tokens; baseline: padding in the place of every token but the special ones."""
+def _text(encoder: TextEncoder, utterance: Utterance, model: MMoLRE) -> Leaf:
+    """Embeddings of the tokens; baseline: padding in the place of every token but the special ones.
+
+    What was said around the utterance is read, and the same in both.
+    """
+    text = utterance.text or ""
     if reason := encoder.check(text):
         raise UserError(reason)
+    if encoder.lower_if_upper and text.isupper():
+        text = text.lower()
     coded = encoder.tokenizer(text, truncation=True, max_length=encoder.window, return_offsets_mapping=True)
-    ids = torch.tensor([coded["input_ids"]])
+    (composed,) = encoder.compose([encoder.excerpt(text, utterance.surroundings)])
+    ids, own = torch.tensor([composed.ids]), torch.tensor(composed.own)
     tokenizer = encoder.tokenizer
     upper: Any = model.uppers[encoder.modality] if encoder.tokens else None  # where the embeddings are the model's own
     embed: Any = upper.embeddings.word_embeddings if upper else encoder.module.get_input_embeddings()  # type: ignore[operator]
-    special = torch.tensor([[token in tokenizer.all_special_ids for token in coded["input_ids"]]])
+    kept = torch.tensor([token in tokenizer.all_special_ids for token in composed.ids]) | ~own
     with torch.no_grad():
         value, padding = embed(ids), embed(torch.full_like(ids, tokenizer.pad_token_id or 0))
     read = max(end for _, end in coded["offset_mapping"])
     words = [(begin, end) for begin, end in _words(text) if begin < read]
-    place_of = [
-        -1 if ends or not words else next((i for i, (_, end) in enumerate(words) if begin < end), len(words) - 1)
-        for (begin, _), ends in zip(coded["offset_mapping"], special[0].tolist(), strict=True)
-    ]
+    place_of = torch.full((len(own),), -1)
+    place_of[own] = torch.tensor(
+        [
+            -1 if ends or not words else next((i for i, (_, end) in enumerate(words) if begin < end), len(words) - 1)
+            for (begin, _), ends in zip(coded["offset_mapping"], kept[own].tolist(), strict=True)
+        ]
+    )
 
     def features(embeddings: Tensor) -> Tensor:
         if upper:
-            return embeddings[:, :, None]
-        mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
-        states = encoder.module(inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=True)
-        return encoder._choose(states.hidden_states)
+            states = embeddings[:, :, None]
+        else:
+            mask = torch.ones(embeddings.shape[:2], dtype=torch.long)
+            found = encoder.module(inputs_embeds=embeddings, attention_mask=mask, output_hidden_states=True)
+            states = encoder._choose(found.hidden_states)
+        if not encoder.surroundings_kept:
+            return states[:, own]
+        return torch.cat([states, own.to(states)[None, :, None, None].expand(*states.shape[:3], 1)], dim=3)
 
-    baseline = torch.where(special[..., None], value, padding)
-    return Leaf(value, baseline, features, [text[a:b] for a, b in words], torch.tensor(place_of), 1)
+    baseline = torch.where(kept[:, None], value, padding)
+    return Leaf(value, baseline, features, [text[a:b] for a, b in words], place_of, 1)
 
 
 def _words(text: str) -> list[tuple[int, int]]:

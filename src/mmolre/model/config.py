@@ -40,6 +40,8 @@ class AdaptedConfig(BaseModel):
         lora: low-rank adapters learn and nothing else of the encoder; ``None``: the layers themselves do.
         stride: mean over so many positions of what leaves the layers.
         checkpointing: run each layer a second time in the backward pass, instead of keeping what it computed.
+        surroundings: the features' last column is 1 at positions that are the utterance's own and 0 at what was said
+            around it, which is read and not given on.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,6 +54,7 @@ class AdaptedConfig(BaseModel):
     lora: LoraConfig | None = None
     stride: int = Field(default=1, ge=1)
     checkpointing: bool = False
+    surroundings: bool = False
 
     @property
     def given(self) -> tuple[int, ...]:

@@ -83,13 +83,18 @@ class Upper(nn.Module):
         Args:
             x_btlw: (B, T, L, width), the stored hidden states ``config.given``; with ``tokens`` (B, T, 1, 2), digits
                 of ids, or (B, T, 1, width), their word embeddings, without padding. What stands at padding is finite
-                and has no effect.
+                and has no effect. With ``surroundings`` one column more: 1 at own positions, of which each row has one.
             mask_bt: (B, T) bool, True at real positions; each row has one.
 
         Returns:
             The states ``config.states``, (B, T', L', width), T' = ceil(T / stride), 0 at padding; and their mask.
+            With ``surroundings`` T is the most own positions of a row.
         """
         config = self.config
+        own_bt = mask_bt
+        if config.surroundings:
+            own_bt = (x_btlw[:, :, 0, -1] > 0.5) & mask_bt
+            x_btlw = x_btlw[..., :-1]
         states: dict[int, Tensor] = {}
         if config.tokens and x_btlw.shape[-1] != 2:
             x = states[0] = self.embeddings(inputs_embeds=x_btlw[:, :, 0])  # type: ignore[operator]
@@ -112,6 +117,8 @@ class Upper(nn.Module):
         if hasattr(self, "norm"):
             states[config.first + len(self.layers)] = self.norm(x)  # type: ignore[operator, arg-type]
         wanted = torch.stack([states[state] for state in config.states], dim=2)
+        if config.surroundings:
+            wanted, mask_bt = _chosen(wanted, own_bt)
         return _pool(wanted.masked_fill(~mask_bt[..., None, None], 0.0), mask_bt, config.stride)
 
     def _attention(self, x: Tensor, mask_bt: Tensor) -> dict[str, Any]:
@@ -173,6 +180,15 @@ def _same_window(mask_bt: Tensor, window: int) -> Tensor:
     which = ((t[None] + 1) * count[:, None] - 1).div(lengths[:, None], rounding_mode="floor")
     # Padding may look anywhere: a row that sees nothing is NaN, and 0 times NaN would reach the others.
     return (((which[:, :, None] == which[:, None, :]) | ~mask_bt[:, :, None]) & mask_bt[:, None, :])[:, None]
+
+
+def _chosen(x_btlw: Tensor, own_bt: Tensor) -> tuple[Tensor, Tensor]:
+    """The own positions of each row, moved to its beginning, and where these are."""
+    counts = own_bt.sum(1)
+    most = int(counts.max())
+    places = own_bt.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    rows = torch.arange(len(places), device=places.device)[:, None]
+    return x_btlw[rows, places], torch.arange(most, device=places.device) < counts[:, None]
 
 
 def _pool(x_btlw: Tensor, mask_bt: Tensor, stride: int) -> tuple[Tensor, Tensor]:

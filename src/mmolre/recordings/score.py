@@ -15,7 +15,7 @@ from mmolre.predictor import Prediction, Predictor
 from mmolre.recordings.cut import Cut
 from mmolre.recordings.sound import Sound
 from mmolre.recordings.timeline import Alone, Moment
-from mmolre.schema import EMOTIONS, SENTIMENT_RANGE
+from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Surroundings
 
 CHUNK = 64
 _BATCH = 16  # utterances may last 20 s: 64 of them at a time would take half a gigabyte more, and be no faster
@@ -59,15 +59,22 @@ def score(
     """
     encoders = recording_encoders(predictor)
     moments: list[Moment] = []
+    texts = tuple(cut.text for cut in cuts)
     for first in range(0, len(cuts), CHUNK):
         chunk = cuts[first : first + CHUNK]
-        moments += _score_chunk(predictor, encoders, chunk, sound, unreadable)
+        around = [Surroundings(texts, first + i) for i in range(len(chunk))]
+        moments += _score_chunk(predictor, encoders, chunk, around, sound, unreadable)
         progress((first + len(chunk)) / len(cuts))
     return _with_contrast(_in_context(predictor, moments))
 
 
 def _score_chunk(
-    predictor: Predictor, encoders: dict[str, Encoder], cuts: Sequence[Cut], sound: Sound, unreadable: str | None
+    predictor: Predictor,
+    encoders: dict[str, Encoder],
+    cuts: Sequence[Cut],
+    around: Sequence[Surroundings],
+    sound: Sound,
+    unreadable: str | None,
 ) -> list[Moment]:
     moments = [Moment(c.start, c.end, c.text, c.speaker, unscored=unreadable or _too_little(c, encoders)) for c in cuts]
     features: list[dict[str, Features]] = [{} for _ in cuts]
@@ -78,7 +85,9 @@ def _score_chunk(
     if not wanted:
         return moments
     if "text" in encoders:
-        for i, found in zip(wanted, encoders["text"].encode([moments[i].text for i in wanted]), strict=True):
+        encoder = encoders["text"]
+        excerpts = [encoder.excerpt(moments[i].text, around[i]) for i in wanted]
+        for i, found in zip(wanted, encoder.encode(excerpts), strict=True):
             features[i]["text"] = found
     if "audio" in encoders:
         for i in wanted:

@@ -54,24 +54,39 @@ def adapted(part: EncoderRecipe, encoder: Encoder) -> AdaptedConfig | None:
         lora=part.lora if part.adapt == "lora" else None,
         stride=part.stride,
         checkpointing=part.checkpointing,
+        surroundings=encoder.modality == "text" and part.surrounding_tokens > 0,
     )
 
 
 def make_encoder(modality: str, part: EncoderRecipe, device: str) -> Encoder:
     """The encoder that makes the features: the recipe's layers, or what enters the layers that adapt."""
-    encoder = _encoder(modality, part, part.layers, part.stride, False, device)
+    encoder = _encoder(modality, part, part.layers, part.stride, None, device)
     config = adapted(part, encoder)
     if config is None:
         return encoder
-    return _encoder(modality, part, config.given, 1, config.tokens, device)
+    return _encoder(modality, part, config.given, 1, config, device)
 
 
 def _encoder(
-    modality: str, part: EncoderRecipe, layers: tuple[int, ...], stride: int, tokens: bool, device: str
+    modality: str,
+    part: EncoderRecipe,
+    layers: tuple[int, ...],
+    stride: int,
+    config: AdaptedConfig | None,
+    device: str,
 ) -> Encoder:
-    if modality == "text":
-        return TextEncoder(part.source, layers, part.max_tokens, tokens, part.lower_if_upper, device)
-    return AudioEncoder(part.source, layers, stride, device)
+    if modality == "audio":
+        return AudioEncoder(part.source, layers, stride, device)
+    return TextEncoder(
+        part.source,
+        layers,
+        part.max_tokens,
+        config is not None and config.tokens,
+        part.lower_if_upper,
+        part.surrounding_tokens,
+        config is not None and config.surroundings,
+        device,
+    )
 
 
 @torch.no_grad()

@@ -30,6 +30,9 @@ class EncoderRecipe(_Part):
         max_tokens: text only: cut there; the encoder's own window by default.
         lower_if_upper: text only: texts in upper case throughout (CMU-MOSI's) are read in lower case; for encoders that
             tell the two apart (RoBERTa).
+        surrounding_tokens: text only: an utterance is read with so many tokens of what was said before and after it in
+            its recording, as far as the encoder's window goes; the model is given the utterance's own tokens alone.
+            0 for none.
         adapt: ``frozen``; ``full``: its upper layers learn with the model; ``lora``: low-rank adapters in them do. What
             leaves the layers below is computed once and kept.
         upper: how many of its layers adapt, counted from the top; all by default.
@@ -47,6 +50,7 @@ class EncoderRecipe(_Part):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     max_tokens: int | None = Field(default=None, ge=3)
     lower_if_upper: bool = False
+    surrounding_tokens: int = Field(default=0, ge=0)
     adapt: Literal["frozen", "lora", "full"] = "frozen"
     upper: int | None = Field(default=None, ge=1)
     embeddings: bool | None = None
