@@ -35,11 +35,11 @@ Made by `python scripts/make_results.py` from the files under `results/`, which 
 valid. Test was scored once per run, and again where new thresholds or `context` were fitted on valid ([the log](log.md)
 says for which; that context helps was first seen on valid and test together, so that test is no untouched figure for
 it). Mean ± standard deviation over seeds where there are several. MAE and Corr as they are, the rest in percent. The
-metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a
-model that is not clearly above them has learned nothing. Where a row is *each on its own*, the model reads an utterance
-also in the light of the others of its video ([how](method.md#the-rest-of-the-recording)); that row is the same model
-without them, which is what to compare with the figures of others. What was tried and did not help is in
-[the log](log.md).
+metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a model that is not clearly above
+them has learned nothing. Where a row is *without `context`*, the model reads an utterance also in the light of what it
+says of the others of its video ([how](method.md#the-rest-of-the-recording)); that row is the same model without them,
+which is what to compare with the figures of others. `mosei-surrounded` reads the words of its neighbours as well, in
+every row. What was tried and did not help is in [the log](log.md).
 """
 
 
@@ -67,7 +67,7 @@ def table(task: str, names: tuple[str, ...], metrics: list[dict[str, Any]]) -> l
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     rows = {"**model**": [m[task] for m in metrics]}
     if all(ON_ITS_OWN in m for m in metrics):
-        rows["each on its own"] = [m[ON_ITS_OWN][task] for m in metrics]
+        rows["without `context`"] = [m[ON_ITS_OWN][task] for m in metrics]
     for trivial in metrics[0]["trivial"].get(task, {}):
         rows[f"_{trivial.replace('_', ' ')}_"] = [metrics[0]["trivial"][task][trivial]]
     for title, values in rows.items():
@@ -80,12 +80,14 @@ def section(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
     first = runs[0]
     seeds = ", ".join(str(run["seed"]) for run in runs)
     minutes = statistics.mean(run["minutes"] for run in runs)
+    device = first["versions"].get("device", "cpu")
+    where = device if device != "cpu" else f"{first['versions']['torch_threads']} CPU thread(s)"
     lines = [
         f"## {recipe}",
         "",
         f"Seed {seeds}; {first['parameters']:,} parameters beside the frozen encoders; "
         f"{first['train_utterances']:,} training utterances; {minutes:.1f} minutes of training on "
-        f"{first['versions']['torch_threads']} CPU thread(s), torch {first['versions']['torch']}; "
+        f"{where}, torch {first['versions']['torch']}; "
         f"best epoch {', '.join(str(run['best_epoch']) for run in runs)}. "
         f"Epoch chosen by {' and '.join(first['primary'])} on valid.",
         "",

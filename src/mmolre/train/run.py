@@ -127,7 +127,7 @@ def train(
         InterruptedRunError: the callbacks asked to stop; the run can go on later.
     """
     callbacks = callbacks or Callbacks()
-    _claim_folder(recipe, out)
+    _claim_folder(recipe, out, device)
     sources = make_sources(recipe, device)
     utterances = read_manifests(list(data), audio_root=audio_root)
     usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(sources)]
@@ -140,7 +140,7 @@ def train(
         split: _rows(dataset.utterances, dataset.arrays, split, recipe, [str(d) for d in data])
         for split in ("train", "valid")
     }
-    about = _about(recipe, rows["train"].utterances)
+    about = _about(recipe, rows["train"].utterances, device)
     taught = None
     if recipe.teachers:
         taught = ask_teachers(
@@ -184,18 +184,19 @@ def train(
     return RunResult(out, trainer.run(), dataset.failed)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+def versions(device: str = "cpu") -> dict[str, str]:
+    """Versions of what the numbers depend on, and what they were computed on."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in ("mmolre", "torch", "transformers", "numpy", "tokenizers", "av"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = "not installed"
-    return found | {"torch_threads": str(torch.get_num_threads())}
+    where = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
+    return found | {"torch_threads": str(torch.get_num_threads()), "device": where}
 
 
-def _claim_folder(recipe: Recipe, out: Path) -> None:
+def _claim_folder(recipe: Recipe, out: Path, device: str) -> None:
     kept = out / RECIPE_FILE
     # Until there is a checkpoint nothing can be lost: a recipe that failed before may be mended and tried again.
     if kept.exists() and (out / CHECKPOINT_FILE).exists():
@@ -203,7 +204,7 @@ def _claim_folder(recipe: Recipe, out: Path) -> None:
             raise UserError(f"{out} holds a run of another recipe or seed; give another --out, or delete it")
         return
     write_text(kept, recipe.model_dump_json(indent=2) + "\n")
-    write_text(out / VERSIONS_FILE, json.dumps(versions(), indent=2) + "\n")
+    write_text(out / VERSIONS_FILE, json.dumps(versions(device), indent=2) + "\n")
     (out / TAUGHT_FILE).unlink(missing_ok=True)  # of the recipe or the data that failed, perhaps
 
 
@@ -228,12 +229,12 @@ def any_label(emotions: Sequence[float | None]) -> bool:
     return any(e is not None for e in emotions)
 
 
-def _about(recipe: Recipe, train_rows: Sequence[Utterance]) -> dict[str, Any]:
+def _about(recipe: Recipe, train_rows: Sequence[Utterance], device: str) -> dict[str, Any]:
     return {
         "recipe": recipe.name,
         "seed": recipe.seed,
         "train_utterances": len(train_rows),
         "train_with_sentiment": sum(u.sentiment is not None for u in train_rows),
         "train_with_emotions": sum(any_label(u.emotions) for u in train_rows),
-        "versions": versions(),
+        "versions": versions(device),
     }
