@@ -28,6 +28,13 @@ def edit(folder: Path, change) -> None:
     path.write_text(json.dumps(content))
 
 
+def test_the_device(tiny_run):
+    bundle = load_bundle(tiny_run.folder, device="meta")
+    assert {p.device.type for p in bundle.model.parameters()} == {"meta"}
+    assert {e.device for e in bundle.encoders.values()} == {"meta"}  # type: ignore[union-attr]
+    assert {p.device.type for p in load_bundle(tiny_run.folder).model.parameters()} == {"cpu"}
+
+
 def test_a_run_and_its_model_folder_are_the_same_bundle(tiny_run):
     run, model = load_bundle(tiny_run.folder), load_bundle(str(tiny_run.folder / "model"))
     assert run.decision == model.decision

@@ -259,6 +259,8 @@ def test_bad_train_options(run, recipe, tiny_corpus, monkeypatch):
     refused(run("train", "mosei-frozen", *data, "--set", "training.epoch=3"), "training.epoch; did you mean epochs?")
     refused(run("train", "mosei-frozen", *data, "--set", "epochs"), "--set epochs: expected KEY=VALUE")
     refused(run("train", recipe, *data, "--device", "nonsense"), "--device nonsense cannot be used here")
+    for rest in (("evaluate", "shipped", *data), ("predict", "--text", "good")):
+        refused(run(*rest, "--device", "nonsense"), "--device nonsense cannot be used here")
     refused(run("train", recipe, *data, "--text-encoder", "a b"), "encoder 'a b' is not a folder, a role")
     refused(run("encoders", "fetch", "nothing"), "choose from minilm")
     refused(run("import", "mosi", "nowhere", "--out", "m.csv"), "nowhere: no such folder")

@@ -62,12 +62,15 @@ def model_folder(name: Path | str) -> Path:
     return folder / MODEL_FOLDER if (folder / MODEL_FOLDER / PIPELINE_FILE).exists() else folder
 
 
-def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] | None = None) -> Bundle:
+def load_bundle(
+    name: Path | str | None = None, *, overrides: Mapping[str, str] | None = None, device: str = "cpu"
+) -> Bundle:
     """Load a bundle: the shipped one by default, a run's folder, a bundle's folder, or a hub id.
 
     Args:
         name: see above.
         overrides: modality -> folder or hub id that holds the very same encoder weights elsewhere.
+        device: where torch runs the model and its encoders.
 
     Raises:
         UserError: no model there, a damaged file, encoder weights other than the model was trained with.
@@ -82,7 +85,7 @@ def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] 
             expected[modality] = spec.pop("fingerprint")
             if overrides and modality in overrides:
                 spec["source"] = overrides[modality]
-            encoders[modality] = _source(spec)
+            encoders[modality] = _source(spec, device)
     except FileNotFoundError:
         raise UserError(f"{folder} holds no trained model: {PIPELINE_FILE} is missing") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -100,10 +103,10 @@ def load_bundle(name: Path | str | None = None, *, overrides: Mapping[str, str] 
     for modality, upper in uppers.items():
         if upper.needs_base:
             upper.load_base(encoders[modality].whole(), frozen_only=True)  # type: ignore[union-attr]
-    return Bundle(model, encoders, decision, about)
+    return Bundle(model.to(device), encoders, decision, about)
 
 
-def _source(spec: dict[str, Any]) -> Source:
+def _source(spec: dict[str, Any], device: str) -> Source:
     if spec["source"] == SOURCE:
         return ReadyMade(spec["modality"], spec["stride"], spec["width"])
-    return from_spec(spec)
+    return from_spec(spec, device)

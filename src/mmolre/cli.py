@@ -114,6 +114,7 @@ def evaluate(
     out: Annotated[Optional[Path], arg(metavar="FILE")] = None,
     audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
     cache: Annotated[Optional[Path], arg(metavar="DIR")] = None,
+    device: Annotated[str, arg(metavar="NAME")] = "cpu",
     json: Flag = False,
 ) -> int:
     """Score a run on one split, by the thresholds fitted on valid.
@@ -126,6 +127,7 @@ def evaluate(
         out: where to write; by default metrics-SPLIT.json (or metrics-SPLIT-A+B.json) in the run's folder.
         audio_root: where the manifest's audio lies, if not beside it.
         cache: where features are kept.
+        device: cpu or cuda.
         json: print the metrics as JSON instead of a table.
     """
     _needs_data(data)
@@ -135,7 +137,8 @@ def evaluate(
     from mmolre.evaluate.run import evaluate as score
     from mmolre.evaluate.thresholds import modality_key
 
-    bundle = load_bundle(None if run == "shipped" else run)
+    _check_device(device)
+    bundle = load_bundle(None if run == "shipped" else run, device=device)
     chosen = None if modalities == "all" else tuple(dict.fromkeys(modalities.split("+")))
     with terminal.quiet_warnings(), terminal.encoding_progress() as progress:
         result = score(
@@ -172,6 +175,7 @@ def predict(
     audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
     text_encoder: Annotated[Optional[str], arg(metavar="NAME")] = None,
     audio_encoder: Annotated[Optional[str], arg(metavar="NAME")] = None,
+    device: Annotated[str, arg(metavar="NAME")] = "cpu",
     json: Flag = False,
 ) -> int:
     """Predict one utterance, or every row of a manifest.
@@ -185,6 +189,7 @@ def predict(
         audio_root: where the manifest's audio lies, if not beside it.
         text_encoder: a folder or hub id with the very text encoder that the model was trained with.
         audio_encoder: likewise for audio.
+        device: cpu or cuda.
         json: print one JSON object instead of a table.
     """
     if data and (text is not None or audio is not None):
@@ -199,8 +204,10 @@ def predict(
     from mmolre import terminal
     from mmolre.predictor import load
 
+    if device != "cpu":  # where it is, torch need not be loaded to say so
+        _check_device(device)
     sources = {"text": text_encoder, "audio": audio_encoder}
-    predictor = load(model, encoders={m: source for m, source in sources.items() if source})
+    predictor = load(model, encoders={m: source for m, source in sources.items() if source}, device=device)
     with terminal.quiet_warnings():
         if data and out:
             from mmolre.predict_file import predict_file

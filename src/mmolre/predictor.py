@@ -175,17 +175,20 @@ class Predictor:
             yield results[utterance.id]
 
 
-def load(model: Path | str | None = None, *, encoders: Mapping[str, str] | None = None) -> Predictor:
+def load(
+    model: Path | str | None = None, *, encoders: Mapping[str, str] | None = None, device: str = "cpu"
+) -> Predictor:
     """Load a model for prediction.
 
     Args:
         model: a run's folder, a model's folder, or a hub id; by default the model that comes with the package.
         encoders: modality -> folder or hub id with the same encoder weights, where they lie elsewhere.
+        device: where torch runs it, e.g. ``cuda``.
 
     Raises:
         UserError: no model there, a damaged one, or encoder weights that are missing or others.
     """
-    return Predictor(load_bundle(model, overrides=encoders))
+    return Predictor(load_bundle(model, overrides=encoders, device=device))
 
 
 def _clip(sentiment: float) -> float:
