@@ -102,7 +102,7 @@ def load_bundle(
     uppers: dict[str, Upper] = dict(model.uppers.items())  # type: ignore[arg-type]
     for modality, upper in uppers.items():
         if upper.needs_base:
-            upper.load_base(encoders[modality].whole(), frozen_only=True)  # type: ignore[union-attr]
+            upper.base = encoders[modality].whole  # type: ignore[union-attr]
     return Bundle(model.to(device), encoders, decision, about)
 
 

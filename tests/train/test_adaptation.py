@@ -7,6 +7,7 @@ import torch
 from mmolre import MMoLRE, UserError
 from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
+from mmolre.encoders.audio import AudioEncoder
 from mmolre.evaluate.run import evaluate
 from mmolre.predictor import Predictor
 from mmolre.train.adaptation import parameter_groups
@@ -50,6 +51,7 @@ def test_the_encoders_learned(run, tiny_encoders):
     }}), make_sources(recipe), Rows([], []))  # fmt: skip
     for modality in ("text", "audio"):
         ours, theirs = bundle.model.uppers[modality], dict(start.uppers[modality].named_parameters())
+        ours.ensure_base()
         moved = {n: (p - theirs[n]).abs().max().item() > 2e-4 for n, p in ours.named_parameters()}
         assert any(moved.values())
         assert not any(moved[n] for n, p in ours.named_parameters() if not p.requires_grad)
@@ -98,6 +100,26 @@ def test_predictions_are_the_same_alone_and_together(run):
         alone = predictor.predict(text=text)
         assert alone.sentiment == pytest.approx(among.sentiment, abs=2e-4)
         assert alone.emotions == pytest.approx(among.emotions, abs=2e-4)
+
+
+def test_what_is_not_read_need_not_be_installed(run, tiny_corpus, monkeypatch):
+    recipe, result = run
+    if recipe.encoders["text"].adapt != "lora":
+        pytest.skip("all that the layers are is in the model's own file")
+    bundle = load_bundle(result.folder)
+    found = evaluate(bundle, [tiny_corpus], "valid").sentiment
+
+    def missing(_):
+        raise UserError("weights are not installed")
+
+    monkeypatch.setattr(AudioEncoder, "whole", missing)
+    again = load_bundle(result.folder)
+    texts = evaluate(again, [tiny_corpus], "valid", modalities=["text"])
+    assert len(texts.sentiment) > 2
+    with pytest.raises(UserError, match="not installed"):
+        evaluate(again, [tiny_corpus], "valid", modalities=["audio"])
+    monkeypatch.undo()
+    np.testing.assert_allclose(evaluate(load_bundle(result.folder), [tiny_corpus], "valid").sentiment, found, atol=1e-6)
 
 
 def test_saved_again_it_is_the_same(run, tmp_path):

@@ -83,6 +83,8 @@ def _text(encoder: TextEncoder, utterance: Utterance, model: MMoLRE) -> Leaf:
     upper: Any = model.uppers[encoder.modality] if encoder.tokens else None  # where the embeddings are the model's own
     embed: Any = upper.embeddings.word_embeddings if upper else encoder.module.get_input_embeddings()  # type: ignore[operator]
     kept = torch.tensor([token in tokenizer.all_special_ids for token in composed.ids]) | ~own
+    if upper:
+        upper.ensure_base()
     with torch.no_grad():
         value, padding = embed(ids), embed(torch.full_like(ids, tokenizer.pad_token_id or 0))
     read = max(end for _, end in coded["offset_mapping"])

@@ -5,6 +5,7 @@ ids of the tokens, and the embeddings are run here too.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,13 +21,20 @@ from mmolre.model.config import AdaptedConfig, LoraConfig
 class Upper(nn.Module):
     """Layers ``first`` + 1 to the last of a transformers encoder.
 
-    The weights are 0 until :meth:`load_base` or ``load_state_dict`` brings them. Parameters that do not learn (under
-    LoRA all but the adapters; else embeddings that stay frozen) do not require a gradient and are not saved with a
-    model: they are the encoder's.
+    The weights are 0 until :meth:`load_base`, :attr:`base` or ``load_state_dict`` brings them. Parameters that do not
+    learn (under LoRA all but the adapters; else embeddings that stay frozen) do not require a gradient and are not
+    saved with a model: they are the encoder's.
+
+    Attributes:
+        base: where set, gives the whole pretrained encoder, from which the parameters that do not learn come when they
+            are first needed: who predicts from words alone need not have the voices' encoder.
     """
+
+    base: Callable[[], nn.Module] | None
 
     def __init__(self, config: AdaptedConfig) -> None:
         super().__init__()
+        self.base = None
         from transformers import AutoConfig
 
         options = dict(config.config)
@@ -69,6 +77,16 @@ class Upper(nn.Module):
                 if "lora_" not in key and not (frozen_only and parameter.requires_grad):
                     parameter.copy_(state[key.replace(".base_layer.", ".")])
 
+    def ensure_base(self) -> None:
+        """Bring the weights of :attr:`base`, where that has not been done.
+
+        Raises:
+            UserError: they are not installed, or cannot be loaded.
+        """
+        if self.base is not None:
+            self.load_base(self.base(), frozen_only=True)
+            self.base = None
+
     def depth(self, name: str) -> int:
         """How many layers stand above the one that the parameter ``name`` belongs to; embeddings are below all."""
         part, _, rest = name.partition(".")
@@ -90,6 +108,7 @@ class Upper(nn.Module):
             The states ``config.states``, (B, T', L', width), T' = ceil(T / stride), 0 at padding; and their mask.
             With ``surroundings`` T is the most own positions of a row.
         """
+        self.ensure_base()
         config = self.config
         own_bt = mask_bt
         if config.surroundings:
