@@ -1,6 +1,5 @@
 """Models that read utterances in the light of their recordings: training, evaluation, files, analysis."""
 
-import csv
 import json
 import random
 from dataclasses import replace
@@ -19,7 +18,7 @@ from mmolre.recordings.cut import Cut
 from mmolre.recordings.score import score
 from mmolre.schema import Utterance
 from mmolre.train.run import train
-from tiny_corpus import MISSING, corpus_recipe, write_corpus
+from tiny_corpus import MISSING, corpus_recipe, write_rows, write_videos
 
 STRONG = Context(((0.3, -0.4, 0.9), *(((-1) ** v * 0.5, -0.3, 1.2) for v in range(6))))
 
@@ -27,22 +26,12 @@ STRONG = Context(((0.3, -0.4, 0.9), *(((-1) ** v * 0.5, -0.3, 1.2) for v in rang
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """The tiny corpus, each split in three videos; the last two rows of a split belong to none."""
-    manifest = write_corpus(tmp_path_factory.mktemp("videos"))
-    with manifest.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        split, i = row["id"].split("-")
-        last = {"train": 20, "valid": 8, "test": 8}[split] - 2
-        row["video_id"] = f"{split}-video-{int(i) % 3}" if int(i) < last else ""
-    return write(manifest, rows), rows
+    sizes = {"train": 20, "valid": 8, "test": 8}
 
+    def video_of(split: str, i: int) -> str:
+        return f"{split}-video-{i % 3}" if i < sizes[split] - 2 else ""
 
-def write(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    return write_videos(tmp_path_factory.mktemp("videos"), video_of)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +68,7 @@ def test_a_file_is_read_in_context_whatever_its_order(predictor, corpus, tmp_pat
     assert changed == [u.recording is not None for u in utterances]
     assert all(p.present == [name for name, x in p.emotions.items() if x >= 0.1] for p in expected)
     mixed = random.Random(0).sample(rows, len(rows))
-    predict_file(predictor, [write(manifest.with_name("mixed.csv"), mixed)], tmp_path / "mixed.jsonl")
+    predict_file(predictor, [write_rows(manifest.with_name("mixed.csv"), mixed)], tmp_path / "mixed.jsonl")
     of_mixed = {row["id"]: row for row in lines(tmp_path / "mixed.jsonl")}
     for row in found:
         assert of_mixed[row["id"]]["sentiment"] == pytest.approx(row["sentiment"], abs=2e-4)

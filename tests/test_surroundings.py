@@ -1,6 +1,5 @@
 """Words around an utterance, read by its text encoder: manifests, training, prediction, analysis, explanation."""
 
-import csv
 import json
 import random
 from dataclasses import replace
@@ -29,7 +28,7 @@ from mmolre.schema import Surroundings, Utterance
 from mmolre.train.adaptation import adapted, make_encoder
 from mmolre.train.recipe import EncoderRecipe, Recipe
 from mmolre.train.run import train
-from tiny_corpus import corpus_recipe, write_corpus
+from tiny_corpus import corpus_recipe, write_rows, write_videos
 from tiny_encoders import write_roberta, write_text_like
 
 EXCERPTS = [
@@ -203,21 +202,7 @@ def test_a_neighbour_that_is_no_unicode_stops_nothing(folders):
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """The tiny corpus, each split in two videos."""
-    manifest = write_corpus(tmp_path_factory.mktemp("videos"))
-    with manifest.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        split, i = row["id"].split("-")
-        row["video_id"] = f"{split}-video-{int(i) % 2}"
-    return write(manifest, rows), rows
-
-
-def write(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    return write_videos(tmp_path_factory.mktemp("videos"), lambda split, i: f"{split}-video-{i % 2}")
 
 
 @pytest.fixture(scope="module", params=["frozen", "full", "lora"])
@@ -248,7 +233,7 @@ def test_prediction_is_the_same_whatever_is_read_with_it(run, corpus, tmp_path):
         row | {"text": "bad bad movie" if row["text"] else ""} if row["video_id"] == "test-video-1" else row
         for row in rows
     ]
-    moved = write(manifest.with_name("moved.csv"), other)
+    moved = write_rows(manifest.with_name("moved.csv"), other)
     assert evaluate(bundle, [moved], "test").sentiment[0] == pytest.approx(scored.sentiment[0], abs=1e-6)
 
 
@@ -259,7 +244,7 @@ def test_the_rows_may_stand_anywhere_where_they_have_times(run, corpus, tmp_path
     predictor = Predictor(load_bundle(run.folder))
     results = []
     for name, content in (("timed", timed), ("shuffled", shuffled)):
-        predict_file(predictor, [write(manifest.with_name(f"{name}.csv"), content)], tmp_path / "out.jsonl")
+        predict_file(predictor, [write_rows(manifest.with_name(f"{name}.csv"), content)], tmp_path / "out.jsonl")
         lines = map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines())
         results.append({p["id"]: p["sentiment"] for p in lines})
     assert results[0] == pytest.approx(results[1], abs=2e-3)

@@ -4,6 +4,7 @@ import csv
 import math
 import struct
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,26 @@ def write_corpus(folder: Path) -> Path:
         writer.writeheader()
         writer.writerows(rows)
     return path
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """A manifest of these rows, all with the columns of the first."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_videos(folder: Path, video_of: Callable[[str, int], str]) -> tuple[Path, list[dict[str, Any]]]:
+    """The corpus with a ``video_id`` for each row, of its split and its number there; the manifest and its rows."""
+    manifest = write_corpus(folder)
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows: list[dict[str, Any]] = list(csv.DictReader(file))
+    for row in rows:
+        split, number = row["id"].split("-")
+        row["video_id"] = video_of(split, int(number))
+    return write_rows(manifest, rows), rows
 
 
 def corpus_recipe(encoders: dict[str, Path], **training: Any) -> Recipe:

@@ -204,8 +204,7 @@ def predict(
     from mmolre import terminal
     from mmolre.predictor import load
 
-    if device != "cpu":  # where it is, torch need not be loaded to say so
-        _check_device(device)
+    _check_device(device)
     sources = {"text": text_encoder, "audio": audio_encoder}
     predictor = load(model, encoders={m: source for m, source in sources.items() if source}, device=device)
     with terminal.quiet_warnings():
