@@ -78,18 +78,33 @@ def test_as_the_slow_bootstrap_of_emotions(name):
     assert (fast.low, fast.high, fast.p) == pytest.approx((slow.low, slow.high, slow.p), abs=1e-9)
 
 
-def test_over_seeds_it_is_the_mean_that_is_compared():
+def test_with_each_resample_seeds_are_drawn_for_each_model_apart():
     counts = draw(N, 50)
-    a = [resampled(some(seed), counts)["sentiment.mae"] for seed in (1, 2)]
-    b = [resampled(some(seed), counts)["sentiment.mae"] for seed in (3, 4)]
-    result = compare("sentiment.mae", a, b, -0.1)
+    a = np.array([resampled(some(seed), counts)["sentiment.mae"] for seed in (1, 2, 5)])
+    b = np.array([resampled(some(seed), counts)["sentiment.mae"] for seed in (3, 4)])
+    result = compare("sentiment.mae", list(a), list(b), -0.1, seed=7)
     assert result.delta == 0.1
-    deltas = (b[0] + b[1] - a[0] - a[1]) / 2
+    rng = np.random.default_rng(7)
+    drawn_a, drawn_b = rng.integers(3, size=(3, 50)), rng.integers(2, size=(2, 50))
+    deltas = []
+    for r in range(50):
+        means = []
+        for values, drawn in ((a[:, r], drawn_a[:, r]), (b[:, r], drawn_b[:, r])):
+            mean, wide = values.mean(), (len(values) / (len(values) - 1)) ** 0.5
+            means.append(mean + wide * (np.mean([values[s] for s in drawn]) - mean))
+        deltas.append(means[1] - means[0])
     assert (result.low, result.high) == pytest.approx(tuple(np.quantile(deltas, [0.025, 0.975])))
 
 
-def test_a_metric_that_is_never_defined():
-    nothing = np.full(5, np.nan)
-    result = compare("emotion.macro_f1", [nothing], [nothing], 0.0)
-    assert np.isnan(result.low)
-    assert result.p == 1
+def test_the_interval_is_as_wide_as_the_means_of_so_few_trainings_vary():
+    # All utterances alike, so that nothing but the seeds differs.
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=5), rng.normal(size=5)
+    result = compare("sentiment.corr", *([np.full(50_000, v) for v in values] for values in (a, b)), delta=0.0)
+    error = np.sqrt(a.var(ddof=1) / 5 + b.var(ddof=1) / 5)
+    assert result.high - result.low == pytest.approx(2 * 1.96 * error, rel=0.05)
+
+
+def test_one_seed_is_taken_as_given():
+    result = compare("sentiment.corr", [np.array([0.2, 0.2])], [np.array([0.1, 0.1])], 0.1)
+    assert (result.low, result.high) == pytest.approx((0.1, 0.1))

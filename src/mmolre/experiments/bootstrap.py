@@ -1,5 +1,8 @@
 """The paired bootstrap of :mod:`mmolre.evaluate.significance` for many models, seeds and metrics at once.
 
+Where a model was trained with several seeds, these are resampled too: to resample utterances alone takes the trained
+models as given, and the mean of a few trainings moves by as much as the differences that are looked for.
+
 Each metric here is a function of sums over utterances, so that a resample is one product of how often each utterance
 was drawn with the summands. The metrics are defined in :mod:`mmolre.evaluate`, with which the tests compare these.
 """
@@ -41,22 +44,39 @@ def resampled(scored: Scored, counts: NDArray[np.uint16]) -> dict[str, Floats]:
     return {name: _apply(sums, counts) for name, sums in _sums(scored).items()}
 
 
-def compare(key: str, a: Sequence[Floats], b: Sequence[Floats], delta: float) -> BootstrapResult:
+def compare(key: str, a: Sequence[Floats], b: Sequence[Floats], delta: float, seed: int = 0) -> BootstrapResult:
     """How much better A is than B, both the mean over their seeds.
 
     Args:
         key: the metric's dotted name.
-        a, b: per seed its values on the same resamples.
+        a, b: per seed its values on the same resamples of the utterances. With each of these, seeds are drawn with
+            replacement, for A and for B apart; a single one is taken as given.
         delta: mean of A - mean of B on all utterances, unsigned by the metric's direction.
+        seed: of the draws of seeds.
     """
     sign = 1.0 if direction(key) == "max" else -1.0
-    deltas = sign * (np.mean(a, axis=0) - np.mean(b, axis=0))
+    rng = np.random.default_rng(seed)
+    deltas = sign * (_over_seeds(np.asarray(a), rng) - _over_seeds(np.asarray(b), rng))
     deltas = deltas[~np.isnan(deltas)]
     if not len(deltas):
         return BootstrapResult(sign * delta, np.nan, np.nan, 1.0)
     low, high = np.quantile(deltas, [0.025, 0.975])
     tail = min((deltas <= 0).sum(), (deltas >= 0).sum())
     return BootstrapResult(sign * delta, float(low), float(high), min(1.0, 2 * (tail + 1) / (len(deltas) + 1)))
+
+
+def _over_seeds(values_sr: Floats, rng: np.random.Generator) -> Floats:
+    """Per resample the mean over as many seeds, drawn with replacement: (S, R) -> (R,).
+
+    The mean of S drawn ones varies by (S - 1) / S of what that of S trainings does, so its distance to the mean of all
+    is stretched by the root of S / (S - 1).
+    """
+    count, resamples = values_sr.shape
+    centre = values_sr.mean(axis=0)
+    if count == 1:
+        return centre
+    drawn = np.take_along_axis(values_sr, rng.integers(count, size=(count, resamples)), axis=0).mean(axis=0)
+    return centre + (drawn - centre) * np.sqrt(count / (count - 1))
 
 
 def _apply(sums: Sums, counts: NDArray[np.uint16]) -> Floats:

@@ -33,6 +33,11 @@ NAMES = {
 }  # fmt: skip
 
 
+UTTERANCES = "utterances"
+UTTERANCES_AND_SEEDS = "utterances and, for each row apart, over seeds"
+"""What a bootstrap resamples. Older files do not say it: theirs is the first."""
+
+
 def collect(rows: Sequence[Row], seeds: int, out: Path, references: Sequence[str] = ()) -> dict[str, Any]:
     """Everything known of finished runs, on the test utterances that every row can read.
 
@@ -40,7 +45,7 @@ def collect(rows: Sequence[Row], seeds: int, out: Path, references: Sequence[str
         ``seeds``, ``n`` (utterances), ``versions``, ``rows``: name -> ``title``, ``metrics``: dotted name -> ``mean``,
         ``sd`` (``None`` of one seed) and ``values`` by seed, ``minutes`` and ``best_epochs`` of each model; and
         ``better``: row -> reference -> metric -> a :class:`~mmolre.evaluate.significance.BootstrapResult` of the means
-        over the seeds, utterances resampled.
+        over the seeds; ``resampled``: of what, in words.
 
     Raises:
         UserError: a run's files are damaged or of other data.
@@ -70,6 +75,7 @@ def collect(rows: Sequence[Row], seeds: int, out: Path, references: Sequence[str
             for row in rows
         },
         "better": _better(scored, found, references),
+        "resampled": UTTERANCES_AND_SEEDS if seeds > 1 else UTTERANCES,
     }
 
 
@@ -118,7 +124,7 @@ def markdown(title: str, content: Mapping[str, Any]) -> str:
             f"## Against: {against}",
             "",
             "Difference of the means over the seeds, above 0 where the row is better; 95 % interval and p by a paired "
-            "bootstrap over utterances.",
+            f"bootstrap over {content.get('resampled', UTTERANCES)}.",
             "",
         ]
         lines += _table("", [NAMES[key] for key in keys], {
