@@ -33,26 +33,57 @@ def test_recovers_a_known_scale_and_bias():
     assert expected_calibration_error(raw, truth) > 0.1
 
 
-def test_is_the_optimum_of_its_objective():
+def test_each_emotion_is_the_optimum_of_its_objective():
     logits, truth = sample(80, seed=4)
-    calibration = fit_calibration(logits, truth, ridge=0.7)
+    logits[:, 3:] *= 2  # so that emotions differ
+    unit = np.sqrt((logits**2).mean())
 
-    def objective(a, b):
-        z = a * logits[:, 2] + b
-        return (np.logaddexp(0, z) - z * truth[:, 2]).sum() + 0.35 * ((a - 1) ** 2 + b**2)
+    def cross_entropy(a, b, x, y):
+        z = a * x + b
+        return (np.logaddexp(0, z) - z * y).sum()
 
-    a, b = calibration.scale[2], calibration.bias[2]
-    for da, db in ((1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3)):
-        assert objective(a + da, b + db) > objective(a, b)
+    def of_all(w):
+        return cross_entropy(*w, logits, truth) + 0.35 * ((w[0] - 1) ** 2 + w[1] ** 2)
+
+    common = fit_calibration(logits, truth, ridge=0.7, pull=1e9)  # so strong that all are the common ones
+    centre = np.array([common.scale[0], common.bias[0]])
+    assert np.ptp(common.scale) < 1e-6
+    assert np.ptp(common.bias) < 1e-6
+
+    def of_one(w):
+        pulled = (unit * (w[0] - centre[0])) ** 2 + (w[1] - centre[1]) ** 2
+        return cross_entropy(*w, logits[:, 2], truth[:, 2]) + 2.5 * pulled
+
+    each = fit_calibration(logits, truth, ridge=0.7, pull=5.0)
+    best = np.array([each.scale[2], each.bias[2]])
+    for step in ((1e-3, 0), (-1e-3, 0), (0, 1e-3), (0, -1e-3)):
+        assert of_all(centre + step) > of_all(centre)
+        assert of_one(best + step) > of_one(best)
 
 
-def test_without_labels_it_changes_nothing_and_unlabelled_cells_do_not_matter():
+def test_an_emotion_without_labels_gets_what_all_say_and_unlabelled_cells_do_not_matter():
     logits, truth = sample(50)
     truth[:, 3] = nan
     truth[:25, 0] = nan
     calibration = fit_calibration(logits, truth)
-    assert (calibration.scale[3], calibration.bias[3]) == (1.0, 0.0)
+    common = fit_calibration(logits, truth, pull=1e9)
+    assert (calibration.scale[3], calibration.bias[3]) == pytest.approx((common.scale[0], common.bias[0]), abs=1e-6)
     assert fit_calibration(np.where(np.isnan(truth), nan, logits), truth) == calibration
+
+
+def test_without_any_label_it_changes_nothing():
+    logits, truth = sample(50)
+    assert fit_calibration(logits, np.full_like(truth, nan)) == Calibration()
+
+
+def test_few_labels_of_one_emotion_do_not_outweigh_all_others():
+    logits, truth = sample(4000)
+    few = truth.copy()
+    few[8:, 0] = nan
+    few[:8, 0] = 1.0  # all of the eight that are known
+    lone, drawn = fit_calibration(logits, few, pull=1e-3), fit_calibration(logits, few)
+    assert bce(drawn.logits(logits)[:, 0], truth[:, 0]) < 1.05 * bce(0.5 * logits[:, 0] - 1, truth[:, 0])
+    assert bce(lone.logits(logits)[:, 0], truth[:, 0]) > 2 * bce(drawn.logits(logits)[:, 0], truth[:, 0])
 
 
 def test_hard_cases_stay_finite_and_keep_the_ranking():
