@@ -71,6 +71,13 @@ def test_what_is_saved(run):
             assert all("lora_" in name or name.startswith("optimizer.") for name in of_encoders)
 
 
+def test_a_model_does_not_say_where_encoders_lay(run):
+    recipe, result = run
+    content = (result.folder / "model" / "config.json").read_text(encoding="utf-8")
+    for part in recipe.encoders.values():
+        assert part.source not in content
+
+
 def test_stopped_and_resumed(run, tiny_corpus, cache, tmp_path):
     recipe, result = run
     answers = iter([False, True])

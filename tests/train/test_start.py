@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import torch
 
@@ -91,6 +93,16 @@ def test_an_encoder_goes_on_where_it_was(tiny_encoders, tmp_path):
     started = made(recipe.model_copy(update={"start_from": str(tmp_path / "tuned")}))
     for name, parameter in started.uppers["text"].named_parameters():
         assert torch.allclose(parameter, source.uppers["text"].get_parameter(name), atol=1e-3), name
+
+
+def test_the_encoder_may_have_lain_elsewhere(tiny_encoders, tmp_path):
+    recipe = adapting(tiny_encoders, adapt="full", upper=1)
+    made(recipe).save_pretrained(tmp_path / "tuned")
+    config = tmp_path / "tuned" / "config.json"  # as models of an earlier version say it
+    content = json.loads(config.read_text(encoding="utf-8"))
+    content["modalities"]["text"]["adapted"]["config"]["_name_or_path"] = "/elsewhere"
+    config.write_text(json.dumps(content), encoding="utf-8")
+    made(recipe.model_copy(update={"start_from": str(tmp_path / "tuned")}))
 
 
 def test_other_layers_of_the_encoder_are_refused(tiny_encoders, tmp_path):

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from mmolre.schema import EMOTIONS, TASKS
 
@@ -32,7 +32,7 @@ class AdaptedConfig(BaseModel):
     """Upper layers of an encoder that are a part of the model (:mod:`mmolre.model.upper`).
 
     Attributes:
-        config: the encoder's configuration, as transformers writes it.
+        config: the encoder's configuration, as transformers writes it, but for where its files lie and their precision.
         first: the hidden state that enters the lowest of them; 0 is what enters the encoder's first layer.
         states: which hidden states go on into the model, counted likewise.
         tokens: whether the features are token ids, whose embeddings are run here too.
@@ -55,6 +55,12 @@ class AdaptedConfig(BaseModel):
     stride: int = Field(default=1, ge=1)
     checkpointing: bool = False
     surroundings: bool = False
+
+    @field_validator("config")
+    @classmethod
+    def _the_encoder_alone(cls, config: dict[str, Any]) -> dict[str, Any]:
+        # A folder is of one machine, and no other's business; everything is float32 here.
+        return {key: value for key, value in config.items() if key not in ("_name_or_path", "dtype", "torch_dtype")}
 
     @property
     def given(self) -> tuple[int, ...]:

@@ -45,8 +45,7 @@ def adapted(part: EncoderRecipe, encoder: Encoder) -> AdaptedConfig | None:
         raise UserError(f"encoder {part.source!r}: none of the layers {list(part.layers)} is above what is frozen")
     whole = encoder.modality == "text" and upper == count
     return AdaptedConfig(
-        # The precision of the files is no part of it: everything is float32 here.
-        config={key: value for key, value in config.to_dict().items() if key not in ("dtype", "torch_dtype")},
+        config=config.to_dict(),
         first=count - upper,
         states=tuple(states),
         tokens=whole,
