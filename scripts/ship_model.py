@@ -7,12 +7,16 @@ The figures of the card come from results/RECIPE/seedN.json (scripts/record_run.
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle, model_folder, save_bundle
+from mmolre.data.dataset import Source
+from mmolre.encoders import from_spec
+from mmolre.encoders.text import TextEncoder
 from mmolre.files import write_text
 from mmolre.train.run import RECIPE_FILE
 
@@ -26,10 +30,10 @@ tags: [sentiment-analysis, emotion-recognition, multimodal]
 ---
 # The model that comes with mmolre
 
-Multimodal Mixture of Low-Rank Experts over frozen encoders: from the words of an utterance, its sound, or both, it
-predicts sentiment in [-3, 3] and the probability of happy, sad, anger, surprise, disgust and fear. {parameters:,}
-parameters of ours, {megabytes:.1f} MB in float16. The encoders are not in it: all-MiniLM-L6-v2 (text) and the encoder
-of Whisper tiny.en (audio), which `mmolre encoders fetch` brings and checks.
+Multimodal Mixture of Low-Rank Experts over encoders with low-rank adapters: from the words of an utterance, its sound,
+or both, it predicts sentiment in [-3, 3] and the probability of happy, sad, anger, surprise, disgust and fear.
+{parameters:,} parameters of ours, {megabytes:.1f} MB in float16. The encoders are not in it: all-MiniLM-L6-v2 (text)
+and the encoder of Whisper tiny.en (audio), which `mmolre encoders fetch` brings and checks.
 
 This card is made by `python scripts/ship_model.py`; the figures are those of `results/{recipe}/seed{seed}.json`.
 
@@ -46,7 +50,8 @@ package.{teachers}
 
 Sentiment: MAE, Pearson correlation, accuracy of the sign (zeros left out). Emotions: mean weighted accuracy, micro-F1,
 macro-F1, mean AUC, and how often `top` is right where at most one emotion is present. In brackets the best trivial
-predictor.
+predictor. Where a manifest names the recordings (CMU-MOSEI's and CMU-MOSI's videos), an utterance is read in the light
+of the others of its own; figures of each on its own are in docs/results.md.
 
 ## Calibration and uncertainty
 
@@ -117,8 +122,16 @@ def _teachers(names: list[str]) -> str:
     if not names:
         return ""
     kept = [json.loads((model_folder(name) / PIPELINE_FILE).read_text()) for name in names]
-    recipes = " and ".join(sorted(f"`{teacher['about']['recipe']}`" for teacher in kept))
-    return f" It also learned what {recipes} says\nof the same training utterances."
+    recipes = Counter(teacher["about"]["recipe"] for teacher in kept)
+    told = " and ".join(f"`{name}`" + (f" ({n} seeds, their mean)" if n > 1 else "") for name, n in recipes.items())
+    return f" It also learned what {told} says\nof the words of the same training utterances."
+
+
+def reads_all(encoder: Source) -> Source:
+    """The encoder with its own window: long texts, which few are that are trained on, are cut there for speed alone."""
+    if isinstance(encoder, TextEncoder):
+        return from_spec(encoder.spec | {"max_tokens": None}, encoder.device)
+    return encoder
 
 
 def main() -> None:
@@ -128,7 +141,8 @@ def main() -> None:
     recipe = json.loads((options.run / RECIPE_FILE).read_text())
     bundle = load_bundle(options.run)
     kept = json.loads((RESULTS / recipe["name"] / f"seed{recipe['seed']}.json").read_text())
-    save_bundle(SHIPPED, bundle.model, bundle.encoders, bundle.decision, bundle.about, dtype=torch.float16)
+    encoders = {modality: reads_all(encoder) for modality, encoder in bundle.encoders.items()}
+    save_bundle(SHIPPED, bundle.model, encoders, bundle.decision, bundle.about, dtype=torch.float16)
     size = sum(path.stat().st_size for path in SHIPPED.iterdir())
     if size > LIMIT:
         raise SystemExit(f"{size / 1e6:.1f} MB is more than the {LIMIT / 1e6:.0f} MB that a shipped model may have")

@@ -173,11 +173,8 @@ def load_saved(module: nn.Module, state: dict[str, Tensor]) -> None:
 
 def _add_adapters(layers: nn.ModuleList, lora: LoraConfig, kind: str) -> None:
     """Put a low-rank adapter beside each target, by peft. It starts as nothing: its second factor is 0."""
-    try:
-        from peft import LoraConfig as PeftConfig
-        from peft import inject_adapter_in_model
-    except ImportError:
-        raise UserError("an encoder with low-rank adapters needs peft: pip install 'mmolre[lora]'") from None
+    from peft import LoraConfig as PeftConfig
+    from peft import inject_adapter_in_model
 
     linear = {name.rpartition(".")[2] for name, module in layers.named_modules() if isinstance(module, nn.Linear)}
     targets = lora.targets or ATTENTION[kind]
