@@ -140,8 +140,9 @@ def fit_thresholds(prob: ArrayLike, truth: ArrayLike, *, calibrated: bool = Fals
         prob: (n, 6) probabilities in [0, 1].
         truth: (n, 6) intensities, present iff > 0, ``NaN`` where unlabelled. Jaccard uses the samples with all six
             labels, ``top_none`` those of them with at most one emotion present, the rest every labelled cell.
-        calibrated: the probabilities are calibrated: weighted accuracy and F1 are those expected of labels drawn by
-            them, instead of those of the labels themselves.
+        calibrated: the probabilities are calibrated: weighted accuracy, F1 and how often ``top`` is right are those
+            expected of labels drawn by them, instead of those of the labels themselves. That no emotion is there has
+            for ``top`` what the six leave of 1, or probability 0.
 
     Raises:
         ValueError: shapes other than (n, 6).
@@ -163,7 +164,7 @@ def fit_thresholds(prob: ArrayLike, truth: ArrayLike, *, calibrated: bool = Fals
         macro_f1=each(_fit_f1),
         micro_f1=_fit_f1(prob[labelled], degree[labelled]) if 0 < there[labelled].sum() < labelled.sum() else 0.5,
         jaccard=_fit_jaccard(prob[complete], there[complete]),
-        top_none=_fit_top(prob[complete], there[complete]),
+        top_none=_fit_top(prob[complete], there[complete], calibrated),
     )
 
 
@@ -211,13 +212,16 @@ def _fit_jaccard(prob: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
     return _pick(cuts, total)
 
 
-def _fit_top(prob: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
+def _fit_top(prob: NDArray[np.float64], there: NDArray[np.bool_], calibrated: bool) -> float:
     n_there = there.sum(axis=1)
     if not (n_there == 1).any():
         return 0.5
     prob, there, n_there = prob[n_there <= 1], there[n_there <= 1], n_there[n_there <= 1]
-    right = there[np.arange(len(prob)), prob.argmax(axis=1)]
-    cuts, gained, lost = _sweep(prob.max(axis=1), right, n_there == 0)
+    if calibrated:
+        right, none = prob.max(axis=1), np.maximum(0, 1 - prob.sum(axis=1))
+    else:
+        right, none = there[np.arange(len(prob)), prob.argmax(axis=1)], n_there == 0
+    cuts, gained, lost = _sweep(prob.max(axis=1), right, none)
     return _pick(cuts, gained - lost)
 
 
