@@ -5,7 +5,10 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
+
+from scipy.stats import ttest_ind
 
 from mmolre.evaluate.report import direction
 from mmolre.experiments import table
@@ -42,6 +45,9 @@ def sections(root: Path) -> Page:
             if note.exists():
                 lines += [note.read_text(encoding="utf-8").strip(), ""]
             lines += write(content)
+            earlier = path.with_name(f"{path.stem}-earlier.json")
+            if kind == "compare" and earlier.exists():
+                lines += together([content, json.loads(earlier.read_text(encoding="utf-8"))])
             if (root / "docs" / "figures" / f"{path.stem}.svg").exists():
                 lines += [f"![{heading}](figures/{path.stem}.svg)", ""]
     return lines
@@ -55,11 +61,44 @@ def comparison(content: Mapping[str, Any]) -> Page:
         lines += [
             "What MMoLRE is for is to be better than hard sharing and than a model for each task, at a fraction of "
             "the parameters of full-rank experts. Held: better, and p below 0.05; not shown: better, but chance would "
-            "do as much; did not hold: no better.",
+            "do as much; did not hold: no better." + _TRAININGS_AS_GIVEN * _as_given(content),
             "",
             *_table(["claim", "metric", "MMoLRE", "the other", "difference, 95 % interval, p", "verdict"], rows),
         ]
     return lines + _tables("", content)
+
+
+def together(contents: Sequence[Mapping[str, Any]]) -> Page:
+    """Comparisons of the same rows and data, trained apart, as one with all their runs; Welch's t-test over runs."""
+    body = []
+    for reference in REFERENCES:
+        for key in CLAIMED:
+            own, other = (
+                [value for content in contents for value in content["rows"][name]["metrics"][key]["values"]]
+                for name in ("mmolre", reference)
+            )
+            sign = 1 if direction(key) == "max" else -1
+            delta, (_, p) = sign * (mean(own) - mean(other)), tuple(ttest_ind(own, other, equal_var=False))
+            title = contents[0]["rows"][reference]["title"]
+            body.append(
+                [title, table.NAMES[key], f"{mean(own):.4f}", f"{mean(other):.4f}", f"{delta:+.4f}", f"{p:.2f}"]
+            )
+    runs = sum(content["seeds"] for content in contents)
+    return [
+        f"Together with the comparison before, {runs} runs a row; difference of the means, above 0 where MMoLRE is "
+        "better; p by Welch's t-test over runs, not corrected for several tests:",
+        "",
+        *_table(["the other", "metric", "MMoLRE", "the other", "difference", "p"], body),
+    ]
+
+
+_TRAININGS_AS_GIVEN = (
+    " **p takes the trained models as given: it does not say that trainings with other draws would do the same.**"
+)
+
+
+def _as_given(content: Mapping[str, Any]) -> bool:
+    return content["seeds"] == 1 or content.get("resampled", table.UTTERANCES) == table.UTTERANCES
 
 
 def ablation(content: Mapping[str, Any]) -> Page:
@@ -153,7 +192,7 @@ def peers(content: Mapping[str, Any]) -> Page:
     body = [
         [
             row["title"],
-            *(_mean(row["metrics"][key]) for key in keys),
+            *(table.cell(row["metrics"][key]) for key in keys),
             f"{row['parameters']:,}",
             f"{row['epoch_seconds']:.1f}",
             f"{row['predictions_per_second']:,.0f}",
@@ -206,7 +245,7 @@ def _claims(content: Mapping[str, Any]) -> Iterator[list[str]]:
             if of is None:
                 continue
             verdict = "did not hold" if of["delta"] <= 0 else "held" if of["p"] < LEVEL else "not shown"
-            own, other = (_mean(rows[name]["metrics"][key]) for name in ("mmolre", reference))
+            own, other = (table.cell(rows[name]["metrics"][key]) for name in ("mmolre", reference))
             interval = "" if of["low"] is None else f" [{of['low']:+.4f}, {of['high']:+.4f}]"
             told = f"{of['delta']:+.4f}{interval}, {of['p']:.3f}"
             better = f"better than {rows[reference]['title'].lower()}"
@@ -227,10 +266,6 @@ def _tables(title: str, content: Mapping[str, Any]) -> Page:
 
 def _seeds(content: Mapping[str, Any]) -> str:
     return f"{content['seeds']} seeds" if content["seeds"] > 1 else "One seed"
-
-
-def _mean(metric: Mapping[str, Any]) -> str:
-    return f"{metric['mean']:.4f}" + ("" if metric["sd"] is None else f" ± {metric['sd']:.4f}")
 
 
 def _best(value: float | None, best: float) -> str:

@@ -76,6 +76,30 @@ def test_claims_that_hold_and_that_do_not(scripts, tmp_path):
     assert page(scripts, tmp_path).count("**held**") == 1
 
 
+def test_two_comparisons_are_told_together(scripts, tmp_path):
+    sections = scripts["experiment_sections"]
+
+    def compared(own: list[float], other: list[float]) -> dict:
+        keys = ("sentiment.mae", "sentiment.corr", "emotion.wa_mean", "emotion.macro_f1")
+        values = {"mmolre": own, "hard": other, "single": other}
+        rows = {n: {"title": n, "metrics": {k: {"values": v} for k in keys}} for n, v in values.items()}
+        return {"seeds": len(own), "rows": rows}
+
+    told = sections.together([compared([0.5, 0.6], [0.7, 0.8]), compared([0.4], [0.3])])
+    assert "3 runs a row" in told[0]
+    # Means .5 and .6, variances .01 and .07 of three each: t = -.1 / sqrt(.08 / 3) = -.612, 2.56 degrees of freedom.
+    assert "| hard | MAE | 0.5000 | 0.6000 | +0.1000 | 0.59 |" in told
+    assert "| hard | Corr | 0.5000 | 0.6000 | -0.1000 | 0.59 |" in told
+
+
+def test_p_over_utterances_alone_is_told_so(scripts, tmp_path):
+    content = json.loads(json.dumps(COMPARED)) | {"seeds": 3}
+    keep(scripts, tmp_path, "compare", content)
+    assert "trained models as given" in page(scripts, tmp_path)
+    keep(scripts, tmp_path, "compare", content | {"resampled": "utterances and, for each row apart, over seeds"})
+    assert "trained models as given" not in page(scripts, tmp_path)
+
+
 def test_ablation_and_sweep(scripts, tmp_path):
     rows = {"mmolre": row("The whole model", 0.5), "no-shared": row("Without shared experts", 0.4)}
     ablated = {"seeds": 1, "n": 8, "rows": rows, "better": {"no-shared": {"mmolre": better(0.1, 0.2)}}}

@@ -25,6 +25,7 @@ import torch
 from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifest
 from mmolre.evaluate.sentiment import sentiment_metrics
+from mmolre.experiments.table import over_seeds, write_json
 from mmolre.files import write_text
 from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
@@ -96,13 +97,8 @@ def summarize(results: dict[str, list[dict[str, Any]]], truth: np.ndarray, about
             "epoch_seconds": statistics.median(s for one in several for s in one["epoch_seconds"]),
             "predictions_per_second": statistics.median(len(truth) / one["test_seconds"] for one in several),
             "metrics": {
-                f"sentiment.{key}": {
-                    "mean": statistics.fmean(values),
-                    "sd": statistics.stdev(values) if len(values) > 1 else None,
-                    "values": values,
-                }
+                f"sentiment.{key}": over_seeds([of[key] for of in metrics])
                 for key in ("mae", "corr", "acc2_has0", "acc2_non0", "acc7")
-                if (values := [of[key] for of in metrics])
             },
         }
     return about | {"rows": rows}
@@ -143,7 +139,7 @@ def main() -> None:
                     beside.unlink()
                 write_text(path, json.dumps(made))
             results.setdefault(name, []).append(json.loads(path.read_text()))
-            write_text(options.out / "peers.json", json.dumps(summarize(results, truth, about), indent=1) + "\n")
+            write_json(options.out / "peers.json", summarize(results, truth, about))
 
 
 if __name__ == "__main__":

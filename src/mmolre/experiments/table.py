@@ -1,7 +1,6 @@
 """From finished runs to numbers: metrics over seeds, bootstraps, costs; and these as JSON and Markdown."""
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -88,6 +87,22 @@ def costs(rows: Sequence[Row], out: Path) -> dict[str, dict[str, float]]:
     return {name: one._asdict() for name, one in cost.measure(measured).items()}
 
 
+def over_seeds(values: Sequence[float]) -> dict[str, Any]:
+    """``mean``, ``sd`` (of the runs that there may be, ``None`` of one) and the ``values`` themselves, by seed.
+
+    NaN where one of them is: a model that says the same of all utterances has no correlation.
+    """
+    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": sd, "values": list(values)}
+
+
+def cell(metric: Mapping[str, Any] | None) -> str:
+    """What :func:`over_seeds` gave, or its JSON, as text; a dash where there is no mean."""
+    if metric is None or metric["mean"] is None or np.isnan(metric["mean"]):
+        return "–"
+    return f"{metric['mean']:.4f}" + (f" ± {metric['sd']:.4f}" if metric["sd"] is not None else "")
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """NaN is written as null."""
     write_text(path, json.dumps(_without_nan(content), indent=1, allow_nan=False) + "\n")
@@ -100,7 +115,7 @@ def markdown(title: str, content: Mapping[str, Any]) -> str:
     what = f"{seeds} seeds: mean ± standard deviation" if seeds > 1 else "one seed"
     lines = [f"# {title}", "", f"Test, {content['n']:,} utterances; {what}.", ""]
     lines += _table("", [f"{NAMES[key]} {_arrow(key)}" for key in keys], {
-        row["title"]: [_cell(row["metrics"].get(key)) for key in keys] for row in rows.values()
+        row["title"]: [cell(row["metrics"].get(key)) for key in keys] for row in rows.values()
     })  # fmt: skip
     if content.get("costs"):
         heads = ["parameters", "of the middle", "MFLOPs per utterance", "ms per step", "minutes of training"]
@@ -141,11 +156,7 @@ def _metrics(several: Sequence[Scored]) -> dict[str, dict[str, Any]]:
             task, name = key.split(".")
             if task in metrics and metrics[task][name] is not None:
                 values.setdefault(key, []).append(metrics[task][name])
-    return {
-        key: {"mean": statistics.mean(v), "sd": statistics.stdev(v) if len(v) > 1 else None, "values": v}
-        for key, v in values.items()
-        if len(v) == len(several)
-    }
+    return {key: over_seeds(v) for key, v in values.items() if len(v) == len(several)}
 
 
 def _better(
@@ -178,12 +189,6 @@ def _better(
 def _table(corner: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
     lines = ["| " + " | ".join([corner, *heads]) + " |", "|---" * (len(heads) + 1) + "|"]
     return [*lines, *("| " + " | ".join([title, *cells]) + " |" for title, cells in rows.items()), ""]
-
-
-def _cell(metric: Mapping[str, Any] | None) -> str:
-    if metric is None:
-        return "–"
-    return f"{metric['mean']:.4f}" + (f" ± {metric['sd']:.4f}" if metric["sd"] is not None else "")
 
 
 def _difference(result: Mapping[str, float | None] | None) -> str:
