@@ -23,6 +23,9 @@ from mmolre.schema import EMOTIONS
 E = len(EMOTIONS)
 JACCARD_UNIT = 60  # a multiple of every union's size (1 to 6), so that sums of Jaccard indices are whole numbers
 
+TOP_PRIOR = 300
+"""How many samples' labels the calibrated probabilities' word on ``top`` is worth (docs/log.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmotionThresholds:
@@ -140,9 +143,9 @@ def fit_thresholds(prob: ArrayLike, truth: ArrayLike, *, calibrated: bool = Fals
         prob: (n, 6) probabilities in [0, 1].
         truth: (n, 6) intensities, present iff > 0, ``NaN`` where unlabelled. Jaccard uses the samples with all six
             labels, ``top_none`` those of them with at most one emotion present, the rest every labelled cell.
-        calibrated: the probabilities are calibrated: weighted accuracy, F1 and how often ``top`` is right are those
-            expected of labels drawn by them, instead of those of the labels themselves. That no emotion is there has
-            for ``top`` what the six leave of 1, or probability 0.
+        calibrated: the probabilities are calibrated: weighted accuracy and F1 are those expected of labels drawn by
+            them, instead of those of the labels themselves; and how often ``top`` is right counts as if another
+            :data:`TOP_PRIOR` samples had such labels (no emotion with what the six probabilities leave of 1, or 0).
 
     Raises:
         ValueError: shapes other than (n, 6).
@@ -217,11 +220,12 @@ def _fit_top(prob: NDArray[np.float64], there: NDArray[np.bool_], calibrated: bo
     if not (n_there == 1).any():
         return 0.5
     prob, there, n_there = prob[n_there <= 1], there[n_there <= 1], n_there[n_there <= 1]
+    best = prob.max(axis=1)
+    right, none = there[np.arange(len(prob)), prob.argmax(axis=1)].astype(np.float64), (n_there == 0).astype(np.float64)
     if calibrated:
-        right, none = prob.max(axis=1), np.maximum(0, 1 - prob.sum(axis=1))
-    else:
-        right, none = there[np.arange(len(prob)), prob.argmax(axis=1)], n_there == 0
-    cuts, gained, lost = _sweep(prob.max(axis=1), right, none)
+        share = TOP_PRIOR / len(prob)
+        right, none = right + share * best, none + share * np.maximum(0, 1 - prob.sum(axis=1))
+    cuts, gained, lost = _sweep(best, right, none)
     return _pick(cuts, gained - lost)
 
 
