@@ -18,9 +18,18 @@ import resource
 import tempfile
 import time
 import wave
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mmolre.data.cache import FeatureCache
+    from mmolre.data.dataset import FailedRow
+    from mmolre.predictor import Prediction, Predictor
+    from mmolre.schema import Utterance
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command does
 
@@ -51,6 +60,20 @@ def speed(path: Path, transcript: Path | None, model: str | None, repeat: int) -
     )
 
 
+def _in_context(
+    predictor: "Predictor", rows: "Sequence[Utterance]", cache: "FeatureCache | None" = None
+) -> "list[Prediction | FailedRow]":
+    """Each row's prediction, read as `mmolre analyze` reads it: with the rest of its recording."""
+    from mmolre.data.dataset import FailedRow
+
+    found = list(predictor.predict_many(rows, cache))
+    read = [i for i, p in enumerate(found) if not isinstance(p, FailedRow)]
+    alone = [p for p in found if not isinstance(p, FailedRow)]
+    for i, p in zip(read, predictor.in_context(alone, [rows[i].recording for i in read]), strict=True):
+        found[i] = p
+    return found
+
+
 def words(manifest: Path, audio_root: Path | None, model: str | None) -> None:
     from mmolre.data.dataset import FailedRow
     from mmolre.data.manifest import read_manifest
@@ -74,7 +97,7 @@ def words(manifest: Path, audio_root: Path | None, model: str | None) -> None:
             passages = transcriber.transcribe(sound).passages
         heard.append(Utterance(u.id, " ".join(joined(p.words) for p in passages) or None, u.audio))
     for name, utterances in (("reference text", rows), ("our transcription", heard)):
-        found = list(predictor.predict_many([Utterance(u.id, u.text, u.audio) for u in utterances]))
+        found = _in_context(predictor, [replace(r, text=u.text) for r, u in zip(rows, utterances, strict=True)])
         values = np.array([np.nan if isinstance(p, FailedRow) else p.sentiment for p in found], dtype=float)
         kept = ~np.isnan(values)
         print(f"{name}: correlation {np.corrcoef(values[kept], truth[kept])[0, 1]:.4f} on {kept.sum()} clips")
@@ -93,7 +116,7 @@ def band(manifest: Path, split: str, model: str | None) -> None:
     predictor = load(model)
     rows = [u for u in read_manifest(manifest) if u.split == split and u.sentiment is not None]
     held = []
-    for u, p in zip(rows, predictor.predict_many(rows, FeatureCache(home() / "features")), strict=True):
+    for u, p in zip(rows, _in_context(predictor, rows, FeatureCache(home() / "features")), strict=True):
         if isinstance(p, FailedRow) or p.sentiment is None or u.sentiment is None:
             continue
         ends = residuals.band(predictor.bundle.about, "+".join(p.modalities))

@@ -77,6 +77,8 @@ def together(contents: Sequence[Mapping[str, Any]]) -> Page:
                 [value for content in contents for value in content["rows"][name]["metrics"][key]["values"]]
                 for name in ("mmolre", reference)
             )
+            if None in own + other:  # of a model that says the same of all
+                continue
             sign = 1 if direction(key) == "max" else -1
             delta, (_, p) = sign * (mean(own) - mean(other)), tuple(ttest_ind(own, other, equal_var=False))
             title = contents[0]["rows"][reference]["title"]
@@ -86,7 +88,8 @@ def together(contents: Sequence[Mapping[str, Any]]) -> Page:
     runs = sum(content["seeds"] for content in contents)
     return [
         f"Together with the comparison before, {runs} runs a row; difference of the means, above 0 where MMoLRE is "
-        "better; p by Welch's t-test over runs, not corrected for several tests:",
+        "better; p by Welch's t-test over runs, which takes the test utterances as given, and the runs, some of which "
+        "share a seed, as independent; not corrected for several tests:",
         "",
         *_table(["the other", "metric", "MMoLRE", "the other", "difference", "p"], body),
     ]
@@ -106,7 +109,7 @@ def ablation(content: Mapping[str, Any]) -> Page:
     idle = [
         f"{content['rows'][name]['title']} ({', '.join(table.NAMES[key] for key in keys)})"
         for name, per in content["better"].items()
-        if (keys := [key for key in CLAIMED if (of := per["mmolre"].get(key)) and of["delta"] > 0])
+        if (keys := [key for key in CLAIMED if (of := per["mmolre"].get(key)) and (of["delta"] or 0) > 0])
     ]
     lines = [f"Better without, on the metrics named (chance included): {'; '.join(idle)}.", ""] if idle else []
     return lines + _tables("", content)
@@ -122,7 +125,11 @@ def sweep(content: Mapping[str, Any]) -> Page:
     equal = "equal total rank" if content["equal"] == "total" else "equal rank per expert"
     lines = [f"{_seeds(content)}, {content['n']:,} utterances of test, {equal}.", ""]
     for key in CLAIMED:
-        values = {cell: metrics[key]["mean"] for cell, metrics in cells.items() if key in metrics}
+        values = {
+            cell: metrics[key]["mean"]
+            for cell, metrics in cells.items()
+            if key in metrics and metrics[key]["mean"] is not None
+        }
         if not values:
             continue
         best = (min if direction(key) == "min" else max)(values.values())
@@ -242,7 +249,7 @@ def _claims(content: Mapping[str, Any]) -> Iterator[list[str]]:
     for reference in (r for r in REFERENCES if r in rows):
         for key in CLAIMED:
             of = content["better"].get("mmolre", {}).get(reference, {}).get(key)
-            if of is None:
+            if of is None or of["delta"] is None:
                 continue
             verdict = "did not hold" if of["delta"] <= 0 else "held" if of["p"] < LEVEL else "not shown"
             own, other = (table.cell(rows[name]["metrics"][key]) for name in ("mmolre", reference))

@@ -129,9 +129,14 @@ def summary() -> str:
             readings = {f"`{recipe}`": metrics}
             if all(ON_ITS_OWN in m for m in metrics):
                 readings = {f"`{recipe}`, context": metrics, f"`{recipe}`": [m[ON_ITS_OWN] for m in metrics]}
-            for title, read in readings.items():
-                cells = [cell(key, (m.get(task, {}).get(key) for m in read)) for task, key in columns]
-                lines.append(f"| {title} | {name} | {len(read)} | " + " | ".join(cells).replace("–", "") + " |")
+            told = {
+                title: [cell(key, (m.get(task, {}).get(key) for m in read)) for task, key in columns]
+                for title, read in readings.items()
+            }
+            if len({tuple(cells) for cells in told.values()}) == 1:  # no recordings, so no context
+                told = {f"`{recipe}`": next(iter(told.values()))}
+            for title, cells in told.items():
+                lines.append(f"| {title} | {name} | {len(metrics)} | " + " | ".join(cells).replace("–", "") + " |")
     return "\n".join(lines)
 
 

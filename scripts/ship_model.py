@@ -1,6 +1,6 @@
 """Put a finished run's model into the package, in float16, with its model card.
 
-    python scripts/ship_model.py runs/everyday-seed0
+    python scripts/ship_model.py runs/everyday-seed1
 
 The figures of the card come from results/RECIPE/seedN.json (scripts/record_run.py).
 """
@@ -17,6 +17,7 @@ from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle, model_folder, sav
 from mmolre.data.dataset import Source
 from mmolre.encoders import from_spec
 from mmolre.encoders.text import TextEncoder
+from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
 from mmolre.train.run import RECIPE_FILE
 
@@ -51,12 +52,14 @@ package.{teachers}
 Sentiment: MAE, Pearson correlation, accuracy of the sign (zeros left out). Emotions: mean weighted accuracy, micro-F1,
 macro-F1, mean AUC, and how often `top` is right where at most one emotion is present. In brackets the best trivial
 predictor. Where a manifest names the recordings (CMU-MOSEI's and CMU-MOSI's videos), an utterance is read in the light
-of the others of its own; figures of each on its own are in docs/results.md.
+of the others of its recording; figures of each on its own are in docs/results.md. They were made with texts cut at 128
+tokens, as few are longer; this model reads as many as its encoder does.
 
 ## Calibration and uncertainty
 
 The emotions' probabilities are calibrated on valid: one temperature and one shift for each emotion, for words and for
-voices apart. Expected calibration error (all six pooled, 15 bins of equal mass; valid is what they were fitted on):
+voices apart, drawn to those of all six where labels are few. Expected calibration error (all six pooled, 15 bins of
+equal mass; valid is what they were fitted on):
 {calibration}.
 
 The band around a sentiment goes from {band_low:+.2f} to {band_high:+.2f}: the 10 % and 90 % quantiles of the errors on
@@ -67,8 +70,7 @@ many of a test split lie within: `python benchmarks/analyze.py band`.
 
 None of these corpora has emotion labels for utterances in which both the words and the voice carry the emotion. So the
 emotions of an utterance with both are the mean of the two modalities' own calibrated logits, and its thresholds the
-mean of theirs. No figure here says how good that is. The sentiment is the fused model's, pulled
-part of the way toward that of the words alone, as only some hundred utterances with both were there to learn from.
+mean of theirs. No figure here says how good that is. {anchored}
 
 ## Limits
 
@@ -127,8 +129,19 @@ def _teachers(names: list[str]) -> str:
     return f" It also learned what {told} says\nof the words of the same training utterances."
 
 
+def _anchored(decision: Decision) -> str:
+    """How the sentiment of words and voice comes about."""
+    anchor = decision.anchors.get("text+audio")
+    told = "The sentiment is the fused model's"
+    if anchor is None or anchor.weight == 1:
+        return f"{told}: the few\nutterances of valid with both did not ask to pull it toward that of the words alone."
+    return (
+        f"{told}, pulled\n{1 - anchor.weight:.0%} of the way toward that of the {anchor.modality} alone, as valid says."
+    )
+
+
 def reads_all(encoder: Source) -> Source:
-    """The encoder with its own window: long texts, which few are that are trained on, are cut there for speed alone."""
+    """The encoder with its own window: in training long texts, of which there are few, are cut for speed alone."""
     if isinstance(encoder, TextEncoder):
         return from_spec(encoder.spec | {"max_tokens": None}, encoder.device)
     return encoder
@@ -161,6 +174,7 @@ def main() -> None:
         band_high=band["high"],
         band_n=band["n"],
         teachers=_teachers(recipe["teachers"]),
+        anchored=_anchored(bundle.decision),
         calibration=", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or "not measured",
     )
     write_text(SHIPPED / "README.md", card)

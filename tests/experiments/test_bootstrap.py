@@ -108,3 +108,10 @@ def test_the_interval_is_as_wide_as_the_means_of_so_few_trainings_vary():
 def test_one_seed_is_taken_as_given():
     result = compare("sentiment.corr", [np.array([0.2, 0.2])], [np.array([0.1, 0.1])], 0.1)
     assert (result.low, result.high) == pytest.approx((0.1, 0.1))
+
+
+def test_a_metric_that_is_never_defined():
+    nothing = np.full(5, np.nan)
+    result = compare("emotion.macro_f1", [nothing], [nothing], 0.0)
+    assert np.isnan(result.low)
+    assert result.p == 1

@@ -100,7 +100,7 @@ def test_the_encoder_may_have_lain_elsewhere(tiny_encoders, tmp_path):
     made(recipe).save_pretrained(tmp_path / "tuned")
     config = tmp_path / "tuned" / "config.json"  # as models of an earlier version say it
     content = json.loads(config.read_text(encoding="utf-8"))
-    content["modalities"]["text"]["adapted"]["config"]["_name_or_path"] = "/elsewhere"
+    content["modalities"]["text"]["adapted"]["config"] |= {"_name_or_path": "/elsewhere", "transformers_version": "0"}
     config.write_text(json.dumps(content), encoding="utf-8")
     made(recipe.model_copy(update={"start_from": str(tmp_path / "tuned")}))
 

@@ -23,9 +23,6 @@ from mmolre.schema import EMOTIONS
 E = len(EMOTIONS)
 JACCARD_UNIT = 60  # a multiple of every union's size (1 to 6), so that sums of Jaccard indices are whole numbers
 
-TOP_PRIOR = 300
-"""How many samples' labels the calibrated probabilities' word on ``top`` is worth (docs/log.md)."""
-
 
 @dataclass(frozen=True, slots=True)
 class EmotionThresholds:
@@ -144,8 +141,7 @@ def fit_thresholds(prob: ArrayLike, truth: ArrayLike, *, calibrated: bool = Fals
         truth: (n, 6) intensities, present iff > 0, ``NaN`` where unlabelled. Jaccard uses the samples with all six
             labels, ``top_none`` those of them with at most one emotion present, the rest every labelled cell.
         calibrated: the probabilities are calibrated: weighted accuracy and F1 are those expected of labels drawn by
-            them, instead of those of the labels themselves; and how often ``top`` is right counts as if another
-            :data:`TOP_PRIOR` samples had such labels (no emotion with what the six probabilities leave of 1, or 0).
+            them, instead of those of the labels themselves.
 
     Raises:
         ValueError: shapes other than (n, 6).
@@ -167,7 +163,7 @@ def fit_thresholds(prob: ArrayLike, truth: ArrayLike, *, calibrated: bool = Fals
         macro_f1=each(_fit_f1),
         micro_f1=_fit_f1(prob[labelled], degree[labelled]) if 0 < there[labelled].sum() < labelled.sum() else 0.5,
         jaccard=_fit_jaccard(prob[complete], there[complete]),
-        top_none=_fit_top(prob[complete], there[complete], calibrated),
+        top_none=_fit_top(prob[complete], there[complete]),
     )
 
 
@@ -215,17 +211,13 @@ def _fit_jaccard(prob: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
     return _pick(cuts, total)
 
 
-def _fit_top(prob: NDArray[np.float64], there: NDArray[np.bool_], calibrated: bool) -> float:
+def _fit_top(prob: NDArray[np.float64], there: NDArray[np.bool_]) -> float:
     n_there = there.sum(axis=1)
     if not (n_there == 1).any():
         return 0.5
     prob, there, n_there = prob[n_there <= 1], there[n_there <= 1], n_there[n_there <= 1]
-    best = prob.max(axis=1)
-    right, none = there[np.arange(len(prob)), prob.argmax(axis=1)].astype(np.float64), (n_there == 0).astype(np.float64)
-    if calibrated:
-        share = TOP_PRIOR / len(prob)
-        right, none = right + share * best, none + share * np.maximum(0, 1 - prob.sum(axis=1))
-    cuts, gained, lost = _sweep(best, right, none)
+    right = there[np.arange(len(prob)), prob.argmax(axis=1)]
+    cuts, gained, lost = _sweep(prob.max(axis=1), right, n_there == 0)
     return _pick(cuts, gained - lost)
 
 

@@ -69,7 +69,8 @@ def _over_seeds(values_sr: Floats, rng: np.random.Generator) -> Floats:
     """Per resample the mean over as many seeds, drawn with replacement: (S, R) -> (R,).
 
     The mean of S drawn ones varies by (S - 1) / S of what that of S trainings does, so its distance to the mean of all
-    is stretched by the root of S / (S - 1).
+    is stretched by the root of S / (S - 1). That sets its variance right and not its tails: where nothing but seeds
+    differs, p < .05 comes by chance in 8 % of the cases with five seeds, in 12 % with three and in 22 % with two.
     """
     count, resamples = values_sr.shape
     centre = values_sr.mean(axis=0)

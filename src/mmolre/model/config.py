@@ -32,7 +32,8 @@ class AdaptedConfig(BaseModel):
     """Upper layers of an encoder that are a part of the model (:mod:`mmolre.model.upper`).
 
     Attributes:
-        config: the encoder's configuration, as transformers writes it, but for where its files lie and their precision.
+        config: the encoder's configuration, as transformers writes it, but for where its files lie, their precision
+            and who wrote them.
         first: the hidden state that enters the lowest of them; 0 is what enters the encoder's first layer.
         states: which hidden states go on into the model, counted likewise.
         tokens: whether the features are token ids, whose embeddings are run here too.
@@ -60,7 +61,8 @@ class AdaptedConfig(BaseModel):
     @classmethod
     def _the_encoder_alone(cls, config: dict[str, Any]) -> dict[str, Any]:
         # A folder is of one machine, and no other's business; everything is float32 here.
-        return {key: value for key, value in config.items() if key not in ("_name_or_path", "dtype", "torch_dtype")}
+        left = ("_name_or_path", "dtype", "torch_dtype", "transformers_version")
+        return {key: value for key, value in config.items() if key not in left}
 
     @property
     def given(self) -> tuple[int, ...]:
