@@ -81,7 +81,6 @@ def words(manifest: Path, audio_root: Path | None, model: str | None) -> None:
     from mmolre.recordings.sound import open_sound
     from mmolre.recordings.transcriber import Transcriber
     from mmolre.recordings.words import joined
-    from mmolre.schema import Utterance
 
     rows = [
         u
@@ -95,9 +94,9 @@ def words(manifest: Path, audio_root: Path | None, model: str | None) -> None:
         assert u.audio is not None
         with open_sound(u.audio) as sound:
             passages = transcriber.transcribe(sound).passages
-        heard.append(Utterance(u.id, " ".join(joined(p.words) for p in passages) or None, u.audio))
+        heard.append(replace(u, text=" ".join(joined(p.words) for p in passages) or None))
     for name, utterances in (("reference text", rows), ("our transcription", heard)):
-        found = _in_context(predictor, [replace(r, text=u.text) for r, u in zip(rows, utterances, strict=True)])
+        found = _in_context(predictor, utterances)
         values = np.array([np.nan if isinstance(p, FailedRow) else p.sentiment for p in found], dtype=float)
         kept = ~np.isnan(values)
         print(f"{name}: correlation {np.corrcoef(values[kept], truth[kept])[0, 1]:.4f} on {kept.sum()} clips")

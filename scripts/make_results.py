@@ -32,7 +32,8 @@ HEAD = """# Results
 
 Made by `python scripts/make_results.py` from the files under `results/`, which `python scripts/record_run.py` and
 `python scripts/record_experiment.py` write; do not edit. Choices (epoch, thresholds, hyper-parameters) were made on
-valid. Test was scored once per run, and again where new thresholds or `context` were fitted on valid ([the log](log.md)
+valid, but for a rule for `top` that was taken back after test had been seen ([the log](log.md)).
+Test was scored once per run, and again where new thresholds or `context` were fitted on valid ([the log](log.md)
 says for which; that context helps was first seen on valid and test together, so that test is no untouched figure for
 it). Mean ± standard deviation over seeds where there are several. MAE and Corr as they are, the rest in percent. The
 metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a model that is not clearly above
