@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from mmolre.data.batching import collate, likeness, sorted_buckets
-from mmolre.model.mmolre import MMoLRE
+from mmolre.model.mmolre import MMoLRE, Output
 from mmolre.schema import EMOTIONS, Utterance
 
 
@@ -58,21 +58,24 @@ def infer(
     fused = {"sentiment": np.full(len(arrays), np.nan), "emotion": np.full((len(arrays), len(EMOTIONS)), np.nan)}
     alone = {task: {m: np.full_like(values, np.nan) for m in model.config.modalities} for task, values in fused.items()}
     for rows in sorted_buckets([likeness(present) for present in arrays], batch_size):
-        for task, values in _forward(model, [arrays[i] for i in rows]).items():
-            fused[task][rows] = values
-        for modality in model.config.modalities:
-            single = [i for i in rows if modalities[i] == (modality,)]
-            several = [i for i in rows if modality in arrays[i] and len(arrays[i]) > 1] if each_alone else []
-            only = _forward(model, [{modality: arrays[i][modality]} for i in several]) if several else {}
-            for task, of_modality in alone.items():
-                of_modality[modality][single] = fused[task][single]
-                if task in only:
-                    of_modality[modality][several] = only[task]
+        several = each_alone and any(len(arrays[i]) > 1 for i in rows)
+        output = _forward(model, [arrays[i] for i in rows], each_alone=several)
+        for task, values in output.tasks.items():
+            fused[task][rows] = _numpy(values)
+            for modality, (own, which) in output.alone[task].items():
+                alone[task][modality][np.array(rows)[which.cpu().numpy()]] = _numpy(own)
+            for modality, values_alone in alone[task].items():
+                single = [i for i in rows if modalities[i] == (modality,)]
+                values_alone[single] = fused[task][single]
     return RawPredictions(modalities, fused["sentiment"], fused["emotion"], alone["emotion"], alone["sentiment"])
 
 
 @torch.inference_mode()
-def _forward(model: MMoLRE, arrays: Sequence[Mapping[str, np.ndarray]]) -> dict[str, NDArray]:
+def _forward(model: MMoLRE, arrays: Sequence[Mapping[str, np.ndarray]], *, each_alone: bool) -> Output:
     device = next(model.parameters()).device
     batch = collate([Utterance(id="")] * len(arrays), arrays).to(device)
-    return {task: x.double().cpu().numpy() for task, x in model(batch.features, batch.masks).tasks.items()}
+    return model(batch.features, batch.masks, each_alone=each_alone)
+
+
+def _numpy(x: torch.Tensor) -> NDArray[np.float64]:
+    return x.double().cpu().numpy()

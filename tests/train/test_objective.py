@@ -28,7 +28,7 @@ def make(tasks: tuple[str, ...] = BOTH, **settings) -> Objective:
 
 def output(sentiment: Tensor, emotions: Tensor, unimodal=None, balance: float = 0.0) -> Output:
     tasks = {"sentiment": sentiment, "emotion": emotions}
-    return Output(tasks, unimodal or {"sentiment": {}, "emotion": {}}, torch.tensor(balance), [], {})
+    return Output(tasks, unimodal or {"sentiment": {}, "emotion": {}}, {}, torch.tensor(balance), [], {})
 
 
 def labels(sentiment: list[float], emotions: list[list[float]]) -> Batch:

@@ -29,6 +29,7 @@ class Output(NamedTuple):
         tasks: task -> (B,) sentiment, unbounded, or (B, 6) emotion logits.
         unimodal: task -> modality -> the auxiliary head's output, shaped as in ``tasks``, with the rows (B',) it is
             for (utterances that have the modality).
+        alone: the same shapes: what the fused model says from that modality alone; empty where it was not asked.
         balance: scalar, the mean balance term of all routers.
         routing: one record per modality, block and task.
         modality_weights: task -> (B, M), in the order of the config's modalities.
@@ -36,9 +37,24 @@ class Output(NamedTuple):
 
     tasks: dict[str, Tensor]
     unimodal: dict[str, dict[str, tuple[Tensor, Tensor]]]
+    alone: dict[str, dict[str, tuple[Tensor, Tensor]]]
     balance: Tensor
     routing: list[Routing]
     modality_weights: dict[str, Tensor]
+
+
+class _Extracted(NamedTuple):
+    """What UniTSE made of one modality.
+
+    Attributes:
+        values: (tasks, B', T, width), of the utterances that have it.
+        mask: (B', T), True at real positions.
+        rows: (B',) which of the batch they are.
+    """
+
+    values: Tensor
+    mask: Tensor
+    rows: Tensor
 
 
 class Head(nn.Module):
@@ -83,13 +99,15 @@ class MMoLRE(nn.Module):
             }
         )
 
-    def forward(self, features: dict[str, Tensor], masks: dict[str, Tensor]) -> Output:
+    def forward(self, features: dict[str, Tensor], masks: dict[str, Tensor], *, each_alone: bool = False) -> Output:
         """Predict.
 
         Args:
             features: modality -> (B, T_m, L_m, width_m) float; of an encoder that adapts, what enters
                 :class:`~mmolre.model.upper.Upper`. What stands at padding is never read.
             masks: modality -> (B, T_m) bool, True at real positions. A row without any True is an absent modality.
+            each_alone: also predict from each modality as if the others were absent. What is extracted of a modality
+                does not depend on the others, so this costs a fusion each and no second pass.
 
         Raises:
             ValueError: an unknown modality, or an utterance that has none at all.
@@ -103,14 +121,12 @@ class MMoLRE(nn.Module):
             raise ValueError("every utterance needs at least one modality")
         batch = next(iter(features.values())).shape[0]
 
-        sequences: list[dict[str, Sequence]] = [{} for _ in self.config.tasks]
+        extracted: dict[str, _Extracted] = {}
         unimodal: dict[str, dict[str, tuple[Tensor, Tensor]]] = {t: {} for t in self.config.tasks}
         routing: list[Routing] = []
         balances: list[Tensor] = []
         for name in self.config.modalities:
             if name not in features or not present[name].any():
-                for k in range(len(self.config.tasks)):
-                    sequences[k][name] = self._absent(name, k, batch)
                 continue
             rows = present[name].nonzero().squeeze(1)
             mask = masks[name][rows]
@@ -118,38 +134,57 @@ class MMoLRE(nn.Module):
             x = features[name][rows].masked_fill(~mask[..., None, None], 0.0)
             if name in self.uppers:
                 x, mask = self.uppers[name](x, mask)
-            extracted, gates, balance = self.unitse[name](self.inputs[name](x), mask)
+            values, gates, balance = self.unitse[name](self.inputs[name](x), mask)
+            extracted[name] = _Extracted(values, mask, rows)
             balances.append(balance)
             for b, block in enumerate(gates):
                 for task, decision in zip(self.config.tasks, block, strict=False):
                     routing.append(Routing(name, b, task, decision.weights, decision.probabilities, rows))
-            for k, (task, own) in enumerate(zip(self.config.tasks, extracted.unbind(0), strict=True)):
-                if self.config.unimodal_heads:
+            if self.config.unimodal_heads:
+                for task, own in zip(self.config.tasks, values.unbind(0), strict=True):
                     mean = (own * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
                     head = self.unimodal_heads[task][name]  # type: ignore[index]
                     unimodal[task][name] = (_squeeze(task, head(mean)), rows)
-                sequences[k][name] = self._placed(name, k, own, mask, rows, present[name])
 
+        predictions, weights = self._fused(extracted, batch)
+        alone: dict[str, dict[str, tuple[Tensor, Tensor]]] = {t: {} for t in self.config.tasks}
+        for name, own in extracted.items() if each_alone else ():
+            count = len(own.rows)
+            everywhere = own._replace(rows=torch.arange(count, device=own.rows.device))
+            for task, values in self._fused({name: everywhere}, count)[0].items():
+                alone[task][name] = (values, own.rows)
+        return Output(predictions, unimodal, alone, torch.stack(balances).mean(), routing, weights)
+
+    def _fused(self, extracted: dict[str, "_Extracted"], batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Task -> prediction, and task -> weights of the modalities, from the modalities in ``extracted``."""
         predictions, weights = {}, {}
         for k, task in enumerate(self.config.tasks):
-            fused = self.fusion[k % len(self.fusion)](sequences[k])
+            sequences = {
+                name: self._placed(name, k, extracted[name], batch)
+                if name in extracted
+                else self._absent(name, k, batch)
+                for name in self.config.modalities
+            }
+            fused = self.fusion[k % len(self.fusion)](sequences)
             predictions[task] = _squeeze(task, self.heads[task](fused.vector))
             weights[task] = fused.weights
-        return Output(predictions, unimodal, torch.stack(balances).mean(), routing, weights)
+        return predictions, weights
 
     def _absent(self, name: str, k: int, batch: int) -> Sequence:
         placeholder = self.placeholders[name][k].expand(batch, 1, -1)
         here = placeholder.new_ones(batch, 1, dtype=torch.bool)
         return Sequence(placeholder, here, ~here[:, 0])
 
-    def _placed(self, name: str, k: int, x: Tensor, mask: Tensor, rows: Tensor, present: Tensor) -> Sequence:
+    def _placed(self, name: str, k: int, extracted: "_Extracted", batch: int) -> Sequence:
         """Rows of the utterances that have the modality back among those that have not."""
-        if len(rows) == len(present):
-            return Sequence(x, mask, present)
-        values = x.new_zeros(len(present), *x.shape[1:])
+        x, mask, rows = extracted.values[k], extracted.mask, extracted.rows
+        if len(rows) == batch:
+            return Sequence(x, mask, mask.new_ones(batch))
+        values = x.new_zeros(batch, *x.shape[1:])
         values[:, 0] = self.placeholders[name][k]
-        full_mask = mask.new_zeros(len(present), mask.shape[1])
+        full_mask = mask.new_zeros(batch, mask.shape[1])
         full_mask[:, 0] = True
+        present = mask.new_zeros(batch).index_fill(0, rows, True)
         return Sequence(values.index_copy(0, rows, x), full_mask.index_copy(0, rows, mask), present)
 
     def save_pretrained(self, folder: Path | str, *, dtype: torch.dtype | None = None) -> None:
