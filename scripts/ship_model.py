@@ -152,7 +152,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     options = parser.parse_args()
     recipe = json.loads((options.run / RECIPE_FILE).read_text())
-    bundle = load_bundle(options.run)
+    bundle = load_bundle(options.run, fold=False)
     kept = json.loads((RESULTS / recipe["name"] / f"seed{recipe['seed']}.json").read_text())
     encoders = {modality: reads_all(encoder) for modality, encoder in bundle.encoders.items()}
     save_bundle(SHIPPED, bundle.model, encoders, bundle.decision, bundle.about, dtype=torch.float16)

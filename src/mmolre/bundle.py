@@ -63,7 +63,11 @@ def model_folder(name: Path | str) -> Path:
 
 
 def load_bundle(
-    name: Path | str | None = None, *, overrides: Mapping[str, str] | None = None, device: str = "cpu"
+    name: Path | str | None = None,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    device: str = "cpu",
+    fold: bool = True,
 ) -> Bundle:
     """Load a bundle: the shipped one by default, a run's folder, a bundle's folder, or a hub id.
 
@@ -71,6 +75,8 @@ def load_bundle(
         name: see above.
         overrides: modality -> folder or hub id that holds the very same encoder weights elsewhere.
         device: where torch runs the model and its encoders.
+        fold: whether to fold low-rank adapters into their encoders (:meth:`mmolre.model.upper.Upper.fold`): faster, but
+            the model cannot be saved again.
 
     Raises:
         UserError: no model there, a damaged file, encoder weights other than the model was trained with.
@@ -103,6 +109,8 @@ def load_bundle(
     for modality, upper in uppers.items():
         if upper.needs_base:
             upper.base = encoders[modality].whole  # type: ignore[union-attr]
+            if fold:
+                upper.fold()
     return Bundle(model.to(device), encoders, decision, about)
 
 

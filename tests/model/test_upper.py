@@ -266,6 +266,40 @@ def test_lora_is_what_it_says(folders):
     assert torch.allclose(query(x), wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_folded_adapters_give_the_same_states(folders, kind):
+    encoder, upper = make(recipe(folders[kind], adapt="lora", lora={"rank": 3, "alpha": 6, "targets": ["all"]}))
+    _nudge(upper)
+    x, mask = batch_of([f.values for f in encoder.encode(TEXTS)])
+    folded = Upper(upper.config)
+    load_saved(folded, saved_state(upper))
+    folded.base = encoder.whole
+    folded.fold()  # waits for the base
+    assert any("lora_" in name for name, _ in folded.named_parameters())
+    with torch.no_grad():
+        found = folded.eval()(x, mask)[0]
+        assert torch.allclose(found, upper(x, mask)[0], atol=1e-5)
+    assert not any("lora_" in name or "base_layer" in name for name, _ in folded.named_parameters())
+    assert type(folded.layers[0]) is type(upper.layers[0])
+    with pytest.raises(ValueError, match="adapters are folded"):
+        saved_state(torch.nn.ModuleList([folded]))
+
+
+def test_what_waits_to_be_folded_is_not_saved_either(folders):
+    _, upper = make(recipe(folders["bert"], adapt="lora"))
+    upper.base = lambda: torch.nn.Module()
+    upper.fold()
+    with pytest.raises(ValueError, match="adapters are folded"):
+        saved_state(upper)
+
+
+def test_nothing_to_fold(folders):
+    _, upper = make(recipe(folders["bert"]))
+    before = saved_state(upper)
+    upper.fold()
+    assert saved_state(upper).keys() == before.keys()
+
+
 def test_unknown_targets(folders):
     with pytest.raises(UserError, match="lora targets smell: a bert has dense, key, query, value"):
         make(recipe(folders["bert"], adapt="lora", lora={"targets": ["smell"]}))

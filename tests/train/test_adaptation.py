@@ -45,7 +45,7 @@ def run(request, tmp_path_factory, tiny_encoders, tiny_corpus, cache):
 
 def test_the_encoders_learned(run, tiny_encoders):
     recipe, result = run
-    bundle = load_bundle(result.folder)
+    bundle = load_bundle(result.folder, fold=False)
     start = make_model(recipe.model_copy(update={"encoders": {
         m: part.model_copy(update={"standardize": False}) for m, part in recipe.encoders.items()
     }}), make_sources(recipe), Rows([], []))  # fmt: skip
@@ -129,13 +129,20 @@ def test_what_is_not_read_need_not_be_installed(run, tiny_corpus, monkeypatch):
     np.testing.assert_allclose(evaluate(load_bundle(result.folder), [tiny_corpus], "valid").sentiment, found, atol=1e-6)
 
 
+def test_folded_it_predicts_the_same(run, tiny_corpus):
+    _, result = run
+    first, second = (evaluate(load_bundle(result.folder, fold=fold), [tiny_corpus], "valid") for fold in (True, False))
+    np.testing.assert_allclose(first.sentiment, second.sentiment, atol=1e-5)
+    np.testing.assert_allclose(first.emotions, second.emotions, atol=1e-5)
+
+
 def test_saved_again_it_is_the_same(run, tmp_path):
     from mmolre.bundle import save_bundle
 
     _, result = run
-    bundle = load_bundle(result.folder)
+    bundle = load_bundle(result.folder, fold=False)
     save_bundle(tmp_path / "again", bundle.model, bundle.encoders, bundle.decision, bundle.about)
-    again = load_bundle(tmp_path / "again")
+    again = load_bundle(tmp_path / "again", fold=False)
     first, second = (Predictor(b).predict(text="i love this movie") for b in (bundle, again))
     assert first == second
 

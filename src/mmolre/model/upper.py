@@ -35,6 +35,7 @@ class Upper(nn.Module):
     def __init__(self, config: AdaptedConfig) -> None:
         super().__init__()
         self.base = None
+        self.folds = self.folded = False
         from transformers import AutoConfig
 
         options = dict(config.config)
@@ -86,6 +87,25 @@ class Upper(nn.Module):
         if self.base is not None:
             self.load_base(self.base(), frozen_only=True)
             self.base = None
+            if self.folds:
+                self.fold()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Add the adapters' products to the weights beside them and drop the adapters, as soon as these weights are
+        there: the same states but for rounding, in fewer products. What is folded can neither learn nor be saved."""
+        if self.config.lora is None:
+            return
+        if self.base is not None:
+            self.folds = True
+            return
+        from peft.tuners.lora import LoraLayer
+
+        adapted = {name: module for name, module in self.named_modules() if isinstance(module, LoraLayer)}
+        for name, module in adapted.items():
+            module.merge()
+            self.set_submodule(name, module.get_base_layer())
+        self.folded = True
 
     def depth(self, name: str) -> int:
         """How many layers stand above the one that the parameter ``name`` belongs to; embeddings are below all."""
@@ -154,7 +174,13 @@ class Upper(nn.Module):
 
 
 def saved_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state without what does not learn: that is a pretrained encoder's, and comes from there."""
+    """The module's state without what does not learn: that is a pretrained encoder's, and comes from there.
+
+    Raises:
+        ValueError: adapters were folded into an encoder's weights, so that what has learned is no longer apart.
+    """
+    if any(isinstance(part, Upper) and (part.folds or part.folded) for part in module.modules()):
+        raise ValueError("its adapters are folded into the encoder: save the model as it is loaded without that")
     frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {name: tensor for name, tensor in module.state_dict().items() if name not in frozen}
 
