@@ -129,3 +129,15 @@ def test_expected_calibration_error_by_hand():
     prob, truth = [0.9, 0.1, 0.8, 0.2, 0.3], [1.0, 0.0, 2.0, 1.0, nan]
     assert expected_calibration_error(prob, truth, bins=2) == pytest.approx((0.35 + 0.15) / 2)
     assert np.isnan(expected_calibration_error([0.5], [nan]))
+
+
+def test_alike_all_emotions_have_what_all_say():
+    logits, truth = sample(200)
+    logits[:, 3:] *= 2  # so that emotions differ
+    truth[0] = nan
+    calibration = fit_calibration(logits, truth, alike=True)
+    pooled = fit_calibration(logits, truth, pull=1e9)
+    assert len(set(calibration.scale)) == len(set(calibration.bias)) == 1
+    assert calibration.scale == pytest.approx(pooled.scale, abs=1e-4)
+    assert calibration.bias == pytest.approx(pooled.bias, abs=1e-4)
+    assert len(set(fit_calibration(logits, truth).scale)) == 6

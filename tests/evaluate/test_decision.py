@@ -7,8 +7,9 @@ from mmolre.errors import UserError
 from mmolre.evaluate.anchor import Anchor
 from mmolre.evaluate.calibration import Calibration, combine, fit_calibration
 from mmolre.evaluate.decision import Decision, rows_by_set
-from mmolre.evaluate.thresholds import EmotionThresholds, fit_thresholds
+from mmolre.evaluate.thresholds import EmotionThresholds, fit_thresholds, top
 from mmolre.inference import RawPredictions
+from mmolre.schema import EMOTIONS
 
 NAN = float("nan")
 TEXT, AUDIO, BOTH = ("text",), ("audio",), ("text", "audio")
@@ -94,6 +95,35 @@ def test_fused_reads_the_fused_logits_calibrated_on_their_own_kind():
     np.testing.assert_allclose(probabilities[both], expected.apply(raw.logits[both]))
     raw.alone["text"][both] += 7
     np.testing.assert_array_equal(decision.probabilities(raw), probabilities)
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("key", ["audio", "text+audio"])
+def test_top_of_exclusive_sets_is_the_likeliest_of_the_six_and_none(key, together):
+    sets = {"audio": AUDIO, "text+audio": BOTH}
+    raw, truth = sample((BOTH, AUDIO, TEXT))
+    raw.logits[~rows(raw, TEXT)] -= 4 if key == "audio" else 1.5  # so that none is the likeliest of some
+    raw.alone["audio"] -= 4
+    recordings = [str(i // 5) if raw.modalities[i] == TEXT else None for i in range(240)] if together else None
+    decision = Decision.fit(raw, truth, "fused", recordings=recordings, exclusive=(key,))
+    _, probabilities = decision.read(raw, recordings)
+    own = rows(raw, sets[key])
+    seven = np.column_stack([raw.logits[own], np.zeros(own.sum())])  # logits of a softmax, none last
+    expected = [(*EMOTIONS, None)[i] for i in seven.argmax(axis=1)]
+    limits = decision.limits(together=together)
+    assert top(probabilities[own], limits[key]) == expected
+    assert {None, *EMOTIONS} == set(expected)
+    plain = Decision.fit(raw, truth, "fused", recordings=recordings)
+    assert top(plain.read(raw, recordings)[1][own], plain.limits(together=together)[key]) != expected
+    if not together:  # the context is one for all
+        others = {"text", "audio", "text+audio"} - {key}
+        assert all(limits[other] == plain.limits(together=False)[other] for other in others)
+
+
+def test_exclusive_sets_that_are_read_late_have_their_limit_from_valid():
+    raw, truth = sample((BOTH, AUDIO, TEXT))
+    late, plain = (Decision.fit(raw, truth, "late", exclusive=e) for e in (("text+audio",), ()))
+    assert late == plain
 
 
 @pytest.mark.parametrize("fusion", ["late", "fused"])

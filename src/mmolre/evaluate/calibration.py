@@ -55,7 +55,9 @@ class Calibration:
         return cls(scale, bias)
 
 
-def fit_calibration(logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0, pull: float = 30.0) -> Calibration:
+def fit_calibration(
+    logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0, pull: float = 30.0, *, alike: bool = False
+) -> Calibration:
     """Platt scaling by the labelled samples, of all emotions together and then of each. Give it valid, never test.
 
     With logits in units of their root mean square, first one scale and bias minimise the binary cross-entropy, summed
@@ -67,6 +69,7 @@ def fit_calibration(logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0, pul
         logits: (n, 6) raw logits.
         truth: (n, 6) intensities, present iff > 0, ``NaN`` where unlabelled.
         ridge, pull: see above.
+        alike: the common scale and bias are those of each emotion, so that an utterance's emotions keep their order.
 
     Raises:
         ValueError: shapes other than (n, 6).
@@ -84,7 +87,12 @@ def fit_calibration(logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0, pul
     x, there, least = logits / unit, truth > 0, MIN_SCALE * unit
     common = _platt(x[labelled], there[labelled], np.array([unit, 0.0]), np.array([ridge / unit**2, ridge]), least)
     pulls = np.array([pull, pull])
-    each = np.array([_platt(x[known, e], there[known, e], common, pulls, least) for e, known in enumerate(labelled.T)])
+    each = np.array(
+        [
+            common if alike else _platt(x[known, e], there[known, e], common, pulls, least)
+            for e, known in enumerate(labelled.T)
+        ]
+    )
     scales = np.maximum(each[:, 0] / unit, MIN_SCALE)  # the bound, but for rounding
     return Calibration(scale=tuple(scales.tolist()), bias=tuple(each[:, 1].tolist()))
 

@@ -1,7 +1,7 @@
 """From a model's raw outputs to sentiment, probabilities and thresholds; fitted on valid, kept beside the weights."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -17,6 +17,7 @@ from mmolre.evaluate.thresholds import (
     thresholds_for,
 )
 from mmolre.inference import RawPredictions
+from mmolre.schema import EMOTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,7 @@ class Decision:
         sentiment: NDArray | None = None,
         anchored: bool = False,
         recordings: Sequence[str | None] | None = None,
+        exclusive: Sequence[str] = (),
     ) -> Self:
         """Fit calibration and thresholds.
 
@@ -60,6 +62,9 @@ class Decision:
             sentiment: (n,) labels there, NaN = unlabelled; for what follows.
             anchored: whether the fused sentiment is to be anchored.
             recordings: n, what each is an utterance of, if they are to be read together.
+            exclusive: sets of modalities whose utterances hold at most one emotion, or none, whose logit is 0 (as
+                :func:`mmolre.train.objective.emotion_loss` has it): ``top`` is what the model finds the most likely of
+                these seven, and no fit to valid, where such voices are few, comes between.
         """
         labelled = np.atleast_1d((~np.isnan(emotions)).any(axis=1))
         sets = rows_by_set(raw.modalities)
@@ -68,18 +73,27 @@ class Decision:
         # Every utterance that has a modality says how to read it alone, be it alone there or not.
         alone = {m: np.flatnonzero(~np.isnan(logits).any(axis=1) & labelled) for m, logits in raw.alone.items()}
         alone = {m: rows for m, rows in alone.items() if len(rows)}
-        calibration = {m: fit_calibration(raw.alone[m][rows], emotions[rows]) for m, rows in alone.items()}
+        calibration = {
+            m: fit_calibration(raw.alone[m][rows], emotions[rows], alike=m in exclusive) for m, rows in alone.items()
+        }
         if not late:
             for key in several:
-                calibration[key] = fit_calibration(raw.logits[sets[key]], emotions[sets[key]])
+                alike = key in exclusive
+                calibration[key] = fit_calibration(raw.logits[sets[key]], emotions[sets[key]], alike=alike)
+
+        def limits(key: str, prob: NDArray, truth: NDArray, *, calibrated: bool = True) -> EmotionThresholds:
+            found = fit_thresholds(prob, truth, calibrated=calibrated)
+            if key not in exclusive or key not in calibration:
+                return found
+            return replace(found, top_none=float(calibration[key].apply(np.zeros(len(EMOTIONS)))[0]))
+
         thresholds = {
-            m: fit_thresholds(calibration[m].apply(raw.alone[m][rows]), emotions[rows], calibrated=True)
-            for m, rows in alone.items()
+            m: limits(m, calibration[m].apply(raw.alone[m][rows]), emotions[rows]) for m, rows in alone.items()
         }
         probabilities = cls(late, calibration, {}).probabilities(raw)
         for key in several:
             # The mean of calibrated logits is not calibrated itself.
-            thresholds[key] = fit_thresholds(probabilities[sets[key]], emotions[sets[key]], calibrated=not late)
+            thresholds[key] = limits(key, probabilities[sets[key]], emotions[sets[key]], calibrated=not late)
         anchors = {}
         if sentiment is None:
             sentiment = np.full(len(emotions), np.nan)
@@ -91,7 +105,7 @@ class Decision:
         together = cls(late, calibration, {}, anchors, fit_context(own, recordings, sentiment, emotions))
         _, probabilities = together.read(raw, recordings)
         in_context = {
-            key: fit_thresholds(probabilities[rows], emotions[rows], calibrated=True)
+            key: limits(key, probabilities[rows], emotions[rows])
             for key, rows in sets.items()
             if labelled[rows].any() and not np.isnan(probabilities[rows]).any()
         }

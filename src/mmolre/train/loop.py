@@ -189,7 +189,13 @@ class Trainer:
         sentiment, emotions = self.truths
         recordings = [u.recording for u in self.valid_rows.utterances] if self.recipe.context == "recording" else None
         decision = Decision.fit(
-            raw, emotions, self.recipe.emotion_fusion, sentiment=sentiment, anchored=anchored, recordings=recordings
+            raw,
+            emotions,
+            self.recipe.emotion_fusion,
+            sentiment=sentiment,
+            anchored=anchored,
+            recordings=recordings,
+            exclusive=self.recipe.objective.exclusive,
         )
         predicted, probabilities = decision.read(raw, recordings)
         metrics = evaluate_predictions(
