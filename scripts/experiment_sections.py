@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from scipy.stats import ttest_ind
@@ -87,10 +87,13 @@ def together(contents: Sequence[Mapping[str, Any]]) -> Page:
                 continue
             sign = 1 if direction(key) == "max" else -1
             delta = sign * (mean(own) - mean(other))
-            _, p = tuple(ttest_ind(own, other, equal_var=False))
+            test = ttest_ind(own, other, equal_var=False)
+            _, p = tuple(test)
+            low, high = sorted(sign * bound for bound in test.confidence_interval(0.95))
             title = contents[0]["rows"][reference]["title"]
+            both = [f"{mean(values):.4f} ± {stdev(values):.4f}" for values in (own, other)]
             body.append(
-                [title, table.NAMES[key], f"{mean(own):.4f}", f"{mean(other):.4f}", f"{delta:+.4f}", f"{p:.2f}"]
+                [title, table.NAMES[key], *both, f"{delta:+.4f} [{low:+.4f}, {high:+.4f}]", f"{p:.2f}"]
             )
     runs = sum(content["seeds"] for content in contents)
     return [
@@ -98,7 +101,7 @@ def together(contents: Sequence[Mapping[str, Any]]) -> Page:
         "better; p by Welch's t-test over runs, which takes the test utterances as given, and the runs, some of which "
         "share a seed, as independent; not corrected for several tests:",
         "",
-        *_table(["the other", "metric", "MMoLRE", "the other", "difference", "p"], body),
+        *_table(["the other", "metric", "MMoLRE", "the other", "difference, 95 % interval", "p"], body),
     ]
 
 

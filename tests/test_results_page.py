@@ -87,9 +87,11 @@ def test_two_comparisons_are_told_together(scripts, tmp_path):
 
     told = sections.together([compared([0.5, 0.6], [0.7, 0.8]), compared([0.4], [0.3])])
     assert "3 runs a row" in told[0]
-    # Means .5 and .6, variances .01 and .07 of three each: t = -.1 / sqrt(.08 / 3) = -.612, 2.56 degrees of freedom.
-    assert "| hard | MAE | 0.5000 | 0.6000 | +0.1000 | 0.59 |" in told
-    assert "| hard | Corr | 0.5000 | 0.6000 | -0.1000 | 0.59 |" in told
+    # Means .5 and .6, variances .01 and .07 of three each: t = -.1 / sqrt(.08 / 3) = -.612, 2.56 degrees of freedom,
+    # whose 97.5th percentile is 3.516: +-.574.
+    spread = "0.5000 ± 0.1000 | 0.6000 ± 0.2646"
+    assert f"| hard | MAE | {spread} | +0.1000 [-0.4741, +0.6741] | 0.59 |" in told
+    assert f"| hard | Corr | {spread} | -0.1000 [-0.6741, +0.4741] | 0.59 |" in told
 
 
 def test_p_over_utterances_alone_is_told_so(scripts, tmp_path):
