@@ -64,7 +64,7 @@ def changed(dotted: str, value: object) -> dict:
         ("training.primary", [], "training.primary: Tuple should have at least 1 item"),
         ("training.repeat", {"audio+text": 2}, "training.repeat: audio+text is no set of"),
         ("objective.exclusive", ["video"], "objective.exclusive: video is no set of"),
-        ("training.repeat", {"audio": 0}, "training.repeat.audio: Input should be greater than or equal to 1"),
+        ("training.repeat", {"audio": -1}, "training.repeat.audio: Input should be greater than or equal to 0"),
         ("model.width", 0, "model: width: Input should be greater than 0"),
         ("model.top_k", 9, "model: top_k is 9, but there are only 8 shared experts"),
         ("model.routing", "best", "model.routing: Input should be 'utterance', 'token' or 'uniform'"),

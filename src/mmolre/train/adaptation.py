@@ -1,6 +1,6 @@
 """From a recipe's word on adapting an encoder to what is stored of it and what is run in the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,7 +106,7 @@ def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[
 
     Args:
         modules: the model first.
-        training: the recipe's ``training``.
+        training: the recipe's ``training``; of its ``only``, no other parameter is in a group.
         rates: modality -> the learning rate of the top layer of its encoder.
 
     Returns:
@@ -115,7 +115,7 @@ def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[
     groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or (training.only and not _of(name, training.only)):
                 continue
             peak = training.learning_rate
             if name.startswith("uppers."):
@@ -128,3 +128,10 @@ def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[
         {"params": parameters, "weight_decay": training.weight_decay if decays else 0.0, "peak": peak}
         for (decays, peak), parameters in groups.items()
     ]
+
+
+def _of(name: str, modalities: Sequence[str]) -> bool:
+    """Whether a model's parameter is a part of one of these modalities alone."""
+    place = name.split(".")
+    own = {"uppers": 1, "inputs": 1, "unitse": 1, "unimodal_heads": 2}
+    return place[0] in own and place[own[place[0]]] in modalities

@@ -29,6 +29,7 @@ from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import Utterance
 from mmolre.train import conflict, surgery
 from mmolre.train.adaptation import parameter_groups
+from mmolre.train.augment import shortened
 from mmolre.train.checkpoint import load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
 from mmolre.train.recipe import Recipe
@@ -110,6 +111,8 @@ class Trainer:
         # What one epoch goes through: indices of the training rows, some of them several times.
         repeat = recipe.training.repeat
         self.visits = [i for i, x in enumerate(train.arrays) for _ in range(repeat.get(modality_key(tuple(x)), 1))]
+        if not self.visits:
+            raise UserError("training.repeat leaves no utterance to learn from")
         self.keys = [likeness(train.arrays[i]) for i in self.visits]
         truths = zip(("sentiment", "emotion"), targets(valid.utterances), strict=True)
         # Labels of a task that the model does not have are no labels here.
@@ -229,7 +232,8 @@ class Trainer:
         factor = schedule(step, total_steps, settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
-        self.optimizer.zero_grad(set_to_none=True)
+        for module in (self.model, self.objective):  # with what does not learn, for which the optimizer does not care
+            module.zero_grad(set_to_none=True)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         losses: dict[str, float] = {}
         size = math.ceil(len(rows) / settings.accumulate)
@@ -256,7 +260,7 @@ class Trainer:
     ) -> dict[str, float]:
         """Add the gradient of ``share`` times the loss of these rows; returns the losses times ``share``."""
         settings, step = self.recipe.training, self.state["step"]
-        batch = collate([self.train_rows.utterances[i] for i in rows], [self.train_rows.arrays[i] for i in rows])
+        batch = collate([self.train_rows.utterances[i] for i in rows], [self._heard(i) for i in rows])
         batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
         taught = None if self.taught is None else self.taught.of(rows, self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
@@ -275,6 +279,14 @@ class Trainer:
         else:
             (share * loss.total).backward()
         return {name: share * value for name, value in losses.items()}
+
+    def _heard(self, i: int) -> Mapping[str, np.ndarray]:
+        """The features of a training row, as this step has them."""
+        part = self.recipe.encoders.get("audio")
+        present = self.train_rows.arrays[i]
+        if part is None or part.augment is None or "audio" not in present:
+            return present
+        return {**present, "audio": shortened(present["audio"], part.augment)}
 
     def _stop_at_nan(self, ids: list[str], parts: dict[str, float]) -> None:
         names = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")

@@ -16,6 +16,20 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class AugmentRecipe(_Part):
+    """What of a voice a training step hears (:func:`mmolre.train.augment.shortened`).
+
+    Attributes:
+        keep: at least this share of the frames, in one piece.
+        cuts: how many gaps there are in it.
+        cut: the largest gap, as a share of what is left.
+    """
+
+    keep: float = Field(default=0.6, gt=0, le=1)
+    cuts: int = Field(default=2, ge=0)
+    cut: float = Field(default=0.15, ge=0, lt=1)
+
+
 class EncoderRecipe(_Part):
     """One modality's encoder.
 
@@ -40,6 +54,7 @@ class EncoderRecipe(_Part):
         lora: see :class:`mmolre.model.config.LoraConfig`.
         learning_rate: of what adapts, instead of ``training.encoder_learning_rate``.
         checkpointing: run adapted layers twice instead of keeping what they computed: less memory, a third more time.
+        augment: audio only: in training, hear a part of each utterance, drawn anew each time; ``{}`` for the defaults.
     """
 
     source: str
@@ -57,6 +72,7 @@ class EncoderRecipe(_Part):
     lora: LoraConfig = LoraConfig()
     learning_rate: float | None = Field(default=None, gt=0)
     checkpointing: bool = False
+    augment: AugmentRecipe | None = None
 
     @model_validator(mode="after")
     def _adapts(self) -> Self:
@@ -155,7 +171,10 @@ class TrainingRecipe(_Part):
         ema: decay of the averaged weights that are validated and saved; 0 for none.
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
         repeat: set of modalities, e.g. ``audio``, -> how often its utterances are seen in an epoch, so
-            that a small corpus of voices is not drowned by a large one of texts; 1 where not named.
+            that a small corpus of voices is not drowned by a large one of texts; 1 where not named, 0 for not at all.
+        only: modalities whose own parts learn (what adapts of their encoder, projection, experts, auxiliary heads),
+            while all else stays as ``start_from`` has it: what is predicted from the others does not change. All learns
+            by default.
         keep: the ``best`` epoch by the score, or the ``last``, where valid is too small to choose by.
         patience: stop after so many epochs without a better score; of no effect where the last is kept.
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
@@ -178,7 +197,8 @@ class TrainingRecipe(_Part):
     clip: float = Field(default=1.0, gt=0)
     ema: float = Field(default=0.0, ge=0, lt=1)
     modality_dropout: float = Field(default=0.3, ge=0, le=1)
-    repeat: dict[str, Annotated[int, Field(ge=1)]] = {}
+    repeat: dict[str, Annotated[int, Field(ge=0)]] = {}
+    only: tuple[str, ...] = ()
     keep: Literal["best", "last"] = "best"
     patience: int = Field(default=5, ge=1)
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
@@ -227,6 +247,12 @@ class Recipe(_Part):
             raise ValueError("name at least one modality, under encoders or features")
         if taken := {"text", "audio"} & set(self.features):
             raise ValueError(f"features cannot be called {taken.pop()}, the name of an encoder: choose another")
+        if "text" in self.encoders and self.encoders["text"].augment is not None:
+            raise ValueError("encoders.text.augment: only voices can be heard in part")
+        if unknown := set(self.training.only) - modalities:
+            raise ValueError(f"training.only: {', '.join(sorted(unknown))} is no modality of the recipe")
+        if self.training.only and self.start_from is None:
+            raise ValueError("training.only needs start_from: what does not learn must have learned before")
         if self.training.accumulate > 1 and self.objective.surgery != "none":
             raise ValueError("training.accumulate does not go with objective.surgery")
         sets = [("training.repeat", key) for key in self.training.repeat]
