@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from mmolre.errors import UserError
-from mmolre.evaluate.calibration import MIN_SCALE, Calibration, combine, expected_calibration_error, fit_calibration
+from mmolre.evaluate.calibration import (
+    MIN_SCALE,
+    Calibration,
+    combine,
+    expected_calibration_error,
+    fit_calibration,
+    fit_exclusive,
+)
 
 nan = float("nan")
 
@@ -131,13 +138,62 @@ def test_expected_calibration_error_by_hand():
     assert np.isnan(expected_calibration_error([0.5], [nan]))
 
 
-def test_alike_all_emotions_have_what_all_say():
-    logits, truth = sample(200)
-    logits[:, 3:] *= 2  # so that emotions differ
-    truth[0] = nan
-    calibration = fit_calibration(logits, truth, alike=True)
-    pooled = fit_calibration(logits, truth, pull=1e9)
-    assert len(set(calibration.scale)) == len(set(calibration.bias)) == 1
-    assert calibration.scale == pytest.approx(pooled.scale, abs=1e-4)
-    assert calibration.bias == pytest.approx(pooled.bias, abs=1e-4)
-    assert len(set(fit_calibration(logits, truth).scale)) == 6
+def softmaxed(n=3000, scale=0.4, seed=1):
+    """Raw logits, and labels of at most one emotion that follow a softmax of scale * (them and 0)."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 4, (n, 6))
+    z = scale * np.column_stack([logits, np.zeros(n)])
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    which = (p.cumsum(1) > rng.random((n, 1))).argmax(1)
+    return logits, np.eye(7)[which][:, :6], p
+
+
+def test_exclusive_logits_are_those_of_a_softmax_over_seven():
+    logits, _, p = softmaxed(50)
+    calibration = Calibration(scale=(0.4,) * 6, exclusive=True)
+    np.testing.assert_allclose(calibration.apply(logits), p[:, :6], atol=1e-12)
+    np.testing.assert_allclose(calibration.logits(logits), np.log(p[:, :6]) - np.log1p(-p[:, :6]), atol=1e-9)
+    np.testing.assert_allclose(calibration.apply(logits[3]), p[3, :6], atol=1e-12)
+    far = calibration.logits(np.array([4000.0, 3000, 0, 0, 0, -9000]))
+    assert np.isfinite(far).all()
+    assert far[0] == pytest.approx(400)
+
+
+def test_exclusive_recovers_a_known_temperature():
+    logits, truth, _ = softmaxed()
+    calibration = fit_exclusive(logits, truth)
+    assert calibration.exclusive
+    assert calibration.scale == pytest.approx((0.4,) * 6, abs=0.02)
+    assert calibration.bias == (0.0,) * 6
+    assert expected_calibration_error(calibration.apply(logits), truth) < 0.02
+    assert fit_exclusive(logits[:1], truth[:1], ridge=1e9).scale == pytest.approx((1.0,) * 6)
+
+
+def test_exclusive_is_the_optimum_of_its_objective():
+    logits, truth, _ = softmaxed(60)
+
+    def loss(scale):
+        z = scale * np.column_stack([logits, np.zeros(60)])
+        which = np.where(truth.any(1), truth.argmax(1), 6)
+        return (np.log(np.exp(z).sum(1)) - z[range(60), which]).sum() + (scale - 1) ** 2 / 2
+
+    found = fit_exclusive(logits, truth).scale[0]
+    assert min(np.linspace(0.05, 1.5, 2901), key=loss) == pytest.approx(found, abs=1e-3)
+
+
+def test_exclusive_takes_rows_of_at_most_one_emotion_with_all_labels():
+    logits, truth, _ = softmaxed(80)
+    odd = truth.copy()
+    odd[:20, 0], odd[20:30, :2] = nan, 1
+    assert fit_exclusive(logits, odd) == fit_exclusive(logits[30:], truth[30:])
+    assert fit_exclusive(logits, np.full_like(truth, nan)).scale == pytest.approx((1.0,) * 6)
+    against = fit_exclusive(logits, np.eye(6)[logits.argmin(1)])
+    assert against.scale == (MIN_SCALE,) * 6
+    with pytest.raises(UserError, match="not finite"):
+        fit_exclusive(np.full((2, 6), nan), np.zeros((2, 6)))
+
+
+def test_exclusive_json_round_trip():
+    calibration = fit_exclusive(*softmaxed(60)[:2])
+    assert Calibration.from_json(json.loads(json.dumps(calibration.to_json()))) == calibration
+    assert "exclusive" not in Calibration().to_json()

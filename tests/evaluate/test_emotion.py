@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,10 @@ def test_top_accuracy_by_hand():
     m = emotion_metrics(prob, truth, DISTINCT)
     assert m["top_accuracy"] == pytest.approx(2 / 4)
     assert m["top_n"] == 4
+    alternatives = replace(DISTINCT, rest=True)  # sample 1's come to more than 1, so that nothing is left for none
+    assert emotion_metrics(prob, truth, alternatives)["top_accuracy"] == pytest.approx(3 / 4)
+    mixed = [alternatives, DISTINCT, alternatives, alternatives, DISTINCT]
+    assert emotion_metrics(prob, truth, mixed)["top_accuracy"] == pytest.approx(2 / 4)
     truth[3, 5] = nan  # not all six labelled: not counted
     assert emotion_metrics(prob, truth, DISTINCT)["top_n"] == 3
 

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,6 +168,23 @@ def test_present_and_top():
     prob = np.array([[0.6, 0.2, 0.1, 0, 0, 0.04], [0.1, 0.1, 0.1, 0.29, 0, 0], [0, 0, 0, 0, 0.3, 0]])
     assert present(prob, thresholds) == [["happy", "sad"], [], []]
     assert top(prob, thresholds) == ["happy", None, "disgust"]
+
+
+def test_top_of_alternatives():
+    thresholds = replace(DEFAULT, top_none=0.9, rest=True)
+    prob = np.array([[0.4, 0.2, 0.1, 0, 0, 0], [0.3, 0.2, 0.1, 0, 0, 0], [0.5, 0.2, 0.9, 0.1, 0, 0], [0.0] * 6])
+    assert top(prob, thresholds) == ["happy", None, "anger", None]  # .3 and .4 are left; more than 1 is no matter
+    assert top(prob, DEFAULT) == [None, None, "anger", None]
+
+
+def test_alternatives_among_several_sets():
+    text, audio = one_value(0.2), replace(one_value(0.8), rest=True)
+    both = thresholds_for({"text": text, "audio": audio}, ("text", "audio"))
+    assert not both.rest
+    assert both.top_none == pytest.approx(0.5)
+    assert thresholds_for({"audio": audio}, ("text", "audio")).rest
+    assert EmotionThresholds.from_json(json.loads(json.dumps(audio.to_json()))) == audio
+    assert "rest" not in text.to_json()
 
 
 def test_json_round_trip_is_exact():

@@ -42,8 +42,10 @@ def utterance(tmp_path) -> Utterance:
 @pytest.mark.parametrize("late", [False, True])
 def test_the_parts_add_up_and_the_scores_are_those_predicted(bundle, utterance, late):
     anchors = {"text+audio": Anchor("text", 0.4)} if late else {}
-    bundle = replace(bundle, decision=replace(bundle.decision, late=late, anchors=anchors))
-    found = attribution.explain(bundle, utterance, steps=40)
+    decision = bundle.decision
+    scaled = {m: replace(c, exclusive=late and m == "audio") for m, c in decision.calibration.items()}
+    bundle = replace(bundle, decision=replace(decision, late=late, anchors=anchors, calibration=scaled))
+    found = attribution.explain(bundle, utterance, steps=80)
     assert list(found["scores"]) == ["sentiment", *EMOTIONS]
     predicted = next(iter(Predictor(bundle).predict_many([utterance])))
     assert found["scores"]["sentiment"]["value"] == pytest.approx(predicted.sentiment, abs=2e-2)

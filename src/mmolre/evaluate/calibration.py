@@ -1,4 +1,4 @@
-"""Emotion logits that mean what they say: Platt scaling, and how modalities are combined. numpy alone.
+"""Emotion logits that mean what they say: Platt or temperature scaling, and how modalities are combined. numpy alone.
 
 Each emotion's scale and bias are drawn to those of all six together, since the labels of one emotion in a small valid
 split (two actors of acted speech) say more of its speakers than of the emotion (ours; docs/log.md has the measurement).
@@ -22,14 +22,26 @@ MIN_SCALE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """``scale * logit + bias`` for each emotion, in the order of ``EMOTIONS``; scale > 0."""
+    """``scale * logit + bias`` for each emotion, in the order of ``EMOTIONS``; scale > 0.
+
+    With ``exclusive`` these are the logits of a softmax over the six and none, whose logit is 0.
+    """
 
     scale: tuple[float, ...] = (1.0,) * E
     bias: tuple[float, ...] = (0.0,) * E
+    exclusive: bool = False
 
     def logits(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """(..., 6) raw logits -> (..., 6) calibrated logits, what :func:`combine` takes."""
-        return np.asarray(logits, np.float64) * np.array(self.scale) + np.array(self.bias)
+        """(..., 6) raw logits -> (..., 6) calibrated logits, what :func:`combine` takes.
+
+        A calibrated logit is that of the emotion's probability, log p - log (1 - p), with ``exclusive`` too.
+        """
+        own = np.asarray(logits, np.float64) * np.array(self.scale) + np.array(self.bias)
+        if not self.exclusive:
+            return own
+        seven = np.concatenate([own, np.zeros((*own.shape[:-1], 1))], axis=-1)
+        others = np.where(np.eye(E, E + 1, dtype=bool), -np.inf, seven[..., None, :])
+        return own - np.logaddexp.reduce(others, axis=-1)
 
     def apply(self, logits: ArrayLike) -> NDArray[np.float64]:
         """(..., 6) raw logits -> (..., 6) calibrated probabilities in [0, 1]."""
@@ -37,7 +49,8 @@ class Calibration:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of two lists; :meth:`from_json` gives back exactly the same calibration."""
-        return {"scale": list(self.scale), "bias": list(self.bias)}
+        more = {"exclusive": True} if self.exclusive else {}
+        return {"scale": list(self.scale), "bias": list(self.bias)} | more
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -52,12 +65,10 @@ class Calibration:
             raise UserError(f"emotion calibration: unreadable ({error!r}); fit it again on valid") from None
         if not len(scale) == len(bias) == E or not all(np.isfinite([*scale, *bias])) or min(scale) <= 0:
             raise UserError("emotion calibration: not six positive scales and six biases; fit it again on valid")
-        return cls(scale, bias)
+        return cls(scale, bias, data.get("exclusive", False) is True)
 
 
-def fit_calibration(
-    logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0, pull: float = 30.0, *, alike: bool = False
-) -> Calibration:
+def fit_calibration(logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0, pull: float = 30.0) -> Calibration:
     """Platt scaling by the labelled samples, of all emotions together and then of each. Give it valid, never test.
 
     With logits in units of their root mean square, first one scale and bias minimise the binary cross-entropy, summed
@@ -69,32 +80,56 @@ def fit_calibration(
         logits: (n, 6) raw logits.
         truth: (n, 6) intensities, present iff > 0, ``NaN`` where unlabelled.
         ridge, pull: see above.
-        alike: the common scale and bias are those of each emotion, so that an utterance's emotions keep their order.
 
     Raises:
         ValueError: shapes other than (n, 6).
         UserError: a labelled cell's logit is not a finite number.
     """
-    logits, truth = np.asarray(logits, np.float64), np.asarray(truth, np.float64)
-    if logits.ndim != 2 or logits.shape[1] != E or logits.shape != truth.shape:
-        raise ValueError(f"logits and intensities must both be (n, {E}), not {logits.shape} and {truth.shape}")
-    labelled = ~np.isnan(truth)
-    if not np.isfinite(logits[labelled]).all():
-        raise UserError("emotion calibration: some logits are not finite numbers; use an earlier checkpoint")
+    logits, truth, labelled = _checked(logits, truth)
     if not labelled.any():
         return Calibration()
     unit = float(np.sqrt((logits[labelled] ** 2).mean())) or 1.0
     x, there, least = logits / unit, truth > 0, MIN_SCALE * unit
     common = _platt(x[labelled], there[labelled], np.array([unit, 0.0]), np.array([ridge / unit**2, ridge]), least)
     pulls = np.array([pull, pull])
-    each = np.array(
-        [
-            common if alike else _platt(x[known, e], there[known, e], common, pulls, least)
-            for e, known in enumerate(labelled.T)
-        ]
-    )
+    each = np.array([_platt(x[known, e], there[known, e], common, pulls, least) for e, known in enumerate(labelled.T)])
     scales = np.maximum(each[:, 0] / unit, MIN_SCALE)  # the bound, but for rounding
     return Calibration(scale=tuple(scales.tolist()), bias=tuple(each[:, 1].tolist()))
+
+
+def fit_exclusive(logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0) -> Calibration:
+    """Temperature scaling of a softmax over the six and none (Guo et al., ICML 2017). Give it valid, never test.
+
+    For utterances of which it is known that they hold at most one emotion. One scale, for all, minimises the
+    cross-entropy of the samples with all six labels and at most one emotion, + ridge / 2 * (scale - 1)²; which of the
+    seven is the likeliest stays as the model has it.
+
+    Args:
+        logits, truth: as of :func:`fit_calibration`, and the same is raised.
+    """
+    logits, truth, labelled = _checked(logits, truth)
+    there = truth > 0
+    rows = labelled.all(axis=1) & (there.sum(axis=1) <= 1)
+    seven = np.column_stack([logits[rows], np.zeros(rows.sum())])
+    right = np.column_stack([there[rows], ~there[rows].any(axis=1)])
+
+    def probabilities(w: NDArray) -> NDArray:
+        z = w * seven
+        return np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
+
+    def loss(w: NDArray) -> float:
+        z = w * seven
+        return float((np.logaddexp.reduce(z, axis=1) - z[right]).sum() + ridge * ((w - 1) ** 2).sum() / 2)
+
+    def derivatives(w: NDArray) -> tuple[NDArray, NDArray]:
+        p = probabilities(w)
+        mean = (p * seven).sum(axis=1)
+        gradient = (mean - seven[right]).sum() + ridge * (w - 1)
+        spread = (p * seven**2).sum() - (mean**2).sum()
+        return gradient, np.array([[spread + ridge]])
+
+    (scale,) = minimise(loss, derivatives, np.ones(1))
+    return Calibration(scale=(max(float(scale), MIN_SCALE),) * E, exclusive=True)
 
 
 def combine(logits: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
@@ -138,6 +173,17 @@ def expected_calibration_error(prob: ArrayLike, truth: ArrayLike, bins: int = 15
 def sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Logistic function, without overflow at either end."""
     return np.exp(-np.logaddexp(0, -x))
+
+
+def _checked(logits: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """(n, 6) logits and intensities, and which are labelled."""
+    logits, truth = np.asarray(logits, np.float64), np.asarray(truth, np.float64)
+    if logits.ndim != 2 or logits.shape[1] != E or logits.shape != truth.shape:
+        raise ValueError(f"logits and intensities must both be (n, {E}), not {logits.shape} and {truth.shape}")
+    labelled = ~np.isnan(truth)
+    if not np.isfinite(logits[labelled]).all():
+        raise UserError("emotion calibration: some logits are not finite numbers; use an earlier checkpoint")
+    return logits, truth, labelled
 
 
 def _platt(

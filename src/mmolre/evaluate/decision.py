@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmolre.evaluate.anchor import Anchor, fit_anchors
-from mmolre.evaluate.calibration import Calibration, combine, fit_calibration, sigmoid
+from mmolre.evaluate.calibration import Calibration, combine, fit_calibration, fit_exclusive, sigmoid
 from mmolre.evaluate.context import Context, fit_context, others_of, outputs, values
 from mmolre.evaluate.thresholds import (
     EmotionThresholds,
@@ -17,7 +17,6 @@ from mmolre.evaluate.thresholds import (
     thresholds_for,
 )
 from mmolre.inference import RawPredictions
-from mmolre.schema import EMOTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class Decision:
     Attributes:
         late: whether an utterance with several modalities takes the mean of their own calibrated logits
             (:func:`mmolre.evaluate.calibration.combine`) instead of the fused model's.
-        calibration: set of modalities -> Platt scaling.
+        calibration: set of modalities -> Platt scaling, or the temperature of a softmax.
         thresholds: set of modalities -> thresholds on the calibrated probabilities.
         anchors: set of several modalities -> how far its fused sentiment is trusted; wholly where it is not named.
         context: how the other utterances of a recording are read with each.
@@ -63,8 +62,8 @@ class Decision:
             anchored: whether the fused sentiment is to be anchored.
             recordings: n, what each is an utterance of, if they are to be read together.
             exclusive: sets of modalities whose utterances hold at most one emotion, or none, whose logit is 0 (as
-                :func:`mmolre.train.objective.emotion_loss` has it): ``top`` is what the model finds the most likely of
-                these seven, and no fit to valid, where such voices are few, comes between.
+                :func:`mmolre.train.objective.emotion_loss` has it): calibrated as a softmax of these seven, and ``top``
+                is the likeliest of them; no limit fitted to valid, where such voices are few, comes between.
         """
         labelled = np.atleast_1d((~np.isnan(emotions)).any(axis=1))
         sets = rows_by_set(raw.modalities)
@@ -73,19 +72,18 @@ class Decision:
         # Every utterance that has a modality says how to read it alone, be it alone there or not.
         alone = {m: np.flatnonzero(~np.isnan(logits).any(axis=1) & labelled) for m, logits in raw.alone.items()}
         alone = {m: rows for m, rows in alone.items() if len(rows)}
-        calibration = {
-            m: fit_calibration(raw.alone[m][rows], emotions[rows], alike=m in exclusive) for m, rows in alone.items()
-        }
+
+        def fitted(key: str, logits: NDArray, truth: NDArray) -> Calibration:
+            return fit_exclusive(logits, truth) if key in exclusive else fit_calibration(logits, truth)
+
+        calibration = {m: fitted(m, raw.alone[m][rows], emotions[rows]) for m, rows in alone.items()}
         if not late:
             for key in several:
-                alike = key in exclusive
-                calibration[key] = fit_calibration(raw.logits[sets[key]], emotions[sets[key]], alike=alike)
+                calibration[key] = fitted(key, raw.logits[sets[key]], emotions[sets[key]])
 
         def limits(key: str, prob: NDArray, truth: NDArray, *, calibrated: bool = True) -> EmotionThresholds:
             found = fit_thresholds(prob, truth, calibrated=calibrated)
-            if key not in exclusive or key not in calibration:
-                return found
-            return replace(found, top_none=float(calibration[key].apply(np.zeros(len(EMOTIONS)))[0]))
+            return replace(found, rest=key in calibration and calibration[key].exclusive)
 
         thresholds = {
             m: limits(m, calibration[m].apply(raw.alone[m][rows]), emotions[rows]) for m, rows in alone.items()

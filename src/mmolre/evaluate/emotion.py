@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from mmolre.evaluate.calibration import expected_calibration_error
 from mmolre.evaluate.sentiment import weighted_f1
-from mmolre.evaluate.thresholds import EmotionThresholds, as_cells
+from mmolre.evaluate.thresholds import EmotionThresholds, as_cells, none_below
 from mmolre.schema import EMOTIONS
 
 Bools = NDArray[np.bool_]
@@ -43,7 +43,8 @@ def emotion_metrics(
           micro-F1 threshold; ``f1``*, ``macro_f1``: per emotion with the macro-F1 thresholds, and their mean.
         - ``average_precision``*, ``ap_mean``, ``auc``*, ``auc_mean``: threshold-free (scikit-learn).
         - ``top_accuracy``: over the samples with all six labels and at most one emotion present, how often the one most
-          likely emotion (or none, where it is below ``top_none``) is the one present (or none); ``top_n``: how many.
+          likely emotion (or none: see :func:`mmolre.evaluate.thresholds.top`) is the one present (or none);
+          ``top_n``: how many.
         - ``calibration_error``: expected calibration error of all labelled cells, in bins of equal mass.
         - ``n``: samples with any label; ``support``*: how many of the samples have the emotion.
 
@@ -67,7 +68,9 @@ def emotion_metrics(
     auc = per_emotion(_auc, prob)
     cells = there[labelled]
     empty0, empty1 = jaccard(decide["jaccard"][complete], there[complete])
-    top_accuracy, top_n = _top_accuracy(prob[complete], there[complete], cut["top_none"][complete, 0])
+    top_accuracy, top_n = _top_accuracy(
+        prob[complete], there[complete], none_below(prob, cut["top_none"][:, 0], cut["rest"][:, 0] > 0)[complete]
+    )
     return {
         "wa": wa,
         "wa_mean": _mean(wa.values()),
@@ -131,7 +134,7 @@ def _cuts(thresholds: EmotionThresholds | Sequence[EmotionThresholds], n: int) -
     if len(rows) != n:
         raise ValueError(f"{len(rows)} thresholds for {n} samples")
     per_emotion = {k: np.array([getattr(t, k) for t in rows], np.float64).reshape(n, -1) for k in ("wa", "macro_f1")}
-    common = ("micro_f1", "jaccard", "top_none")
+    common = ("micro_f1", "jaccard", "top_none", "rest")
     return per_emotion | {k: np.array([getattr(t, k) for t in rows], np.float64).reshape(n, 1) for k in common}
 
 

@@ -34,6 +34,8 @@ class EmotionThresholds:
         micro_f1: one in common, for F1 over all cells; also used for hamming.
         jaccard: one in common, for the mean Jaccard index (an empty sample counting 0).
         top_none: :func:`top` names no emotion where the largest probability is below it.
+        rest: the probabilities are of at most one emotion, and :func:`top` names none where what they leave of 1 is
+            larger than any of them, instead. Nothing of this is fitted.
     """
 
     wa: tuple[float, ...]
@@ -41,6 +43,7 @@ class EmotionThresholds:
     micro_f1: float
     jaccard: float
     top_none: float
+    rest: bool = False
 
     @classmethod
     def default(cls) -> Self:
@@ -51,7 +54,8 @@ class EmotionThresholds:
     def mean(cls, parts: Sequence[Self]) -> Self:
         """The mean of several, in logit space: the rule by which ``calibration.combine`` combines modalities (ours).
 
-        A sample that lies exactly on every modality's threshold then lies on the combined one.
+        A sample that lies exactly on every modality's threshold then lies on the combined one. Of one modality with
+        ``rest`` and others without, ``top_none`` counts.
         """
 
         def average(name: str) -> NDArray[np.float64]:
@@ -64,11 +68,13 @@ class EmotionThresholds:
             micro_f1=float(average("micro_f1")),
             jaccard=float(average("jaccard")),
             top_none=float(average("top_none")),
+            rest=all(part.rest for part in parts),
         )
 
     def to_json(self) -> dict[str, Any]:
         """A dict of numbers and lists; :meth:`from_json` gives back exactly the same thresholds."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+        return values if self.rest else {key: value for key, value in values.items() if key != "rest"}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -79,14 +85,15 @@ class EmotionThresholds:
         """
         try:
             wa, macro = (tuple(float(v) for v in data[key]) for key in ("wa", "macro_f1"))
-            thresholds = cls(wa, macro, *(float(data[key]) for key in ("micro_f1", "jaccard", "top_none")))
+            common = (float(data[key]) for key in ("micro_f1", "jaccard", "top_none"))
+            thresholds = cls(wa, macro, *common, rest=data.get("rest", False) is True)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"emotion thresholds: unreadable ({error!r}); fit them again by evaluating on valid"
             ) from None
         if (
             not len(wa) == len(macro) == E
-            or len(data) != 5
+            or len(data) != 5 + ("rest" in data)
             or not all(np.isfinite([*wa, *macro, *_common(thresholds)]))
         ):
             raise UserError(
@@ -122,11 +129,17 @@ def present(prob: ArrayLike, thresholds: EmotionThresholds) -> list[list[str]]:
 
 
 def top(prob: ArrayLike, thresholds: EmotionThresholds) -> list[str | None]:
-    """(n, 6) probabilities -> for each sample the most likely emotion, ``None`` where it is below ``top_none``."""
+    """(n, 6) probabilities -> for each sample the most likely emotion, ``None`` where it is below ``top_none``, or
+    with ``rest`` where none of them is likelier."""
     prob = np.asarray(prob, np.float64)
     best = prob.argmax(axis=1)
-    named = prob.max(axis=1) >= thresholds.top_none
+    named = prob.max(axis=1) >= none_below(prob, thresholds.top_none, thresholds.rest)
     return [EMOTIONS[e] if there else None for e, there in zip(best, named, strict=True)]
+
+
+def none_below(prob: NDArray[np.float64], top_none: ArrayLike, rest: ArrayLike) -> NDArray[np.float64]:
+    """(n, 6) probabilities -> (n,) what the largest must reach to be named by :func:`top`."""
+    return np.where(rest, 1 - prob.sum(axis=1), top_none)
 
 
 def fit_thresholds(prob: ArrayLike, truth: ArrayLike, *, calibrated: bool = False) -> EmotionThresholds:

@@ -223,4 +223,9 @@ def _value(name: str, raw: Tensor) -> float:
 
 def _calibrated(bundle: Bundle, key: str, logits: Tensor) -> Tensor:
     calibration = bundle.decision.calibration.get(key, Calibration())
-    return logits * logits.new_tensor(calibration.scale) + logits.new_tensor(calibration.bias)
+    own = logits * logits.new_tensor(calibration.scale) + logits.new_tensor(calibration.bias)
+    if not calibration.exclusive:
+        return own
+    seven = torch.cat([own, own.new_zeros(*own.shape[:-1], 1)], dim=-1)
+    itself = torch.eye(own.shape[-1], seven.shape[-1], dtype=torch.bool, device=own.device)
+    return own - seven[..., None, :].masked_fill(itself, -torch.inf).logsumexp(-1)
