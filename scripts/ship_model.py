@@ -57,8 +57,9 @@ tokens, as few are longer; this model reads as many as its encoder does.
 
 ## Calibration and uncertainty
 
-The emotions' probabilities are calibrated on valid: one temperature and one shift for each emotion, for words and for
-voices apart, drawn to those of all six where labels are few. Expected calibration error (all six pooled, 15 bins of
+The emotions' probabilities are calibrated on valid. For words: one temperature and one shift for each emotion, drawn to
+those of all six where labels are few. For voices, which were learned as having one emotion or none: one temperature, of
+a softmax over these seven, of which `top` is the likeliest. Expected calibration error (all six pooled, 15 bins of
 equal mass; valid is what they were fitted on):
 {calibration}.
 
