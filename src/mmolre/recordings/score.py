@@ -18,7 +18,7 @@ from mmolre.recordings.timeline import Alone, Moment
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Surroundings
 
 CHUNK = 64
-_BATCH = 16  # utterances may last 20 s: 64 of them at a time would take half a gigabyte more, and be no faster
+_BATCH = 4  # utterances may last 20 s: 16 of them at a time take a third of a gigabyte more, and are no faster
 FEWEST_WORDS = 2
 FEWEST_VOICE_SECONDS = 0.3
 NOT_ENOUGH = "not enough speech"
