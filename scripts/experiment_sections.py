@@ -92,9 +92,7 @@ def together(contents: Sequence[Mapping[str, Any]]) -> Page:
             low, high = sorted(sign * bound for bound in test.confidence_interval(0.95))
             title = contents[0]["rows"][reference]["title"]
             both = [f"{mean(values):.4f} ± {stdev(values):.4f}" for values in (own, other)]
-            body.append(
-                [title, table.NAMES[key], *both, f"{delta:+.4f} [{low:+.4f}, {high:+.4f}]", f"{p:.2f}"]
-            )
+            body.append([title, table.NAMES[key], *both, f"{delta:+.4f} [{low:+.4f}, {high:+.4f}]", f"{p:.2f}"])
     runs = sum(content["seeds"] for content in contents)
     return [
         f"Together with the comparison before, {runs} runs a row; difference of the means, above 0 where MMoLRE is "
