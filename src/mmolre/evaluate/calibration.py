@@ -113,16 +113,13 @@ def fit_exclusive(logits: ArrayLike, truth: ArrayLike, ridge: float = 1.0) -> Ca
     seven = np.column_stack([logits[rows], np.zeros(rows.sum())])
     right = np.column_stack([there[rows], ~there[rows].any(axis=1)])
 
-    def probabilities(w: NDArray) -> NDArray:
-        z = w * seven
-        return np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
-
     def loss(w: NDArray) -> float:
         z = w * seven
         return float((np.logaddexp.reduce(z, axis=1) - z[right]).sum() + ridge * ((w - 1) ** 2).sum() / 2)
 
     def derivatives(w: NDArray) -> tuple[NDArray, NDArray]:
-        p = probabilities(w)
+        z = w * seven
+        p = np.exp(z - np.logaddexp.reduce(z, axis=1, keepdims=True))
         mean = (p * seven).sum(axis=1)
         gradient = (mean - seven[right]).sum() + ridge * (w - 1)
         spread = (p * seven**2).sum() - (mean**2).sum()

@@ -155,7 +155,7 @@ class MMoLRE(nn.Module):
                 alone[task][name] = (values, own.rows)
         return Output(predictions, unimodal, alone, torch.stack(balances).mean(), routing, weights)
 
-    def _fused(self, extracted: dict[str, "_Extracted"], batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _fused(self, extracted: dict[str, _Extracted], batch: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Task -> prediction, and task -> weights of the modalities, from the modalities in ``extracted``."""
         predictions, weights = {}, {}
         for k, task in enumerate(self.config.tasks):
@@ -175,7 +175,7 @@ class MMoLRE(nn.Module):
         here = placeholder.new_ones(batch, 1, dtype=torch.bool)
         return Sequence(placeholder, here, ~here[:, 0])
 
-    def _placed(self, name: str, k: int, extracted: "_Extracted", batch: int) -> Sequence:
+    def _placed(self, name: str, k: int, extracted: _Extracted, batch: int) -> Sequence:
         """Rows of the utterances that have the modality back among those that have not."""
         x, mask, rows = extracted.values[k], extracted.mask, extracted.rows
         if len(rows) == batch:

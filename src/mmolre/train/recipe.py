@@ -343,7 +343,9 @@ def _first_problem(error: ValidationError) -> str:
 
 def _keys_of(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     parts: dict[str, type[BaseModel]] = {
-        "model": ModelRecipe, "objective": ObjectiveRecipe, "training": TrainingRecipe, "encoders": EncoderRecipe
+        "model": ModelRecipe, "objective": ObjectiveRecipe, "training": TrainingRecipe, "encoders": EncoderRecipe,
+        "features": FeaturesRecipe, "lora": LoraConfig, "augment": AugmentRecipe
     }  # fmt: skip
-    owner = parts.get(str(path[0]), model) if path else model
+    groups = (*path[:1], *path[2:])  # the second is a modality's name
+    owner = next((parts[str(key)] for key in reversed(groups) if key in parts), Recipe)
     return list(owner.model_fields)
