@@ -12,10 +12,10 @@ from mmolre.evaluate.run import evaluate
 from mmolre.predictor import Predictor
 from mmolre.train.adaptation import parameter_groups
 from mmolre.train.loop import InterruptedRunError, Rows, Trainer
-from mmolre.train.recipe import Recipe
+from mmolre.train.recipe import Recipe, parse_recipe
 from mmolre.train.run import Callbacks, make_model, make_sources, train
 from tiny_corpus import corpus_recipe
-from tiny_runs import tiny_config, tiny_recipe, tiny_rows
+from tiny_runs import tiny_config, tiny_model, tiny_recipe, tiny_rows
 
 WAYS = {
     "full": {"text": {"adapt": "full", "layers": [-1, 0]}, "audio": {"adapt": "full", "upper": 1, "standardize": True}},
@@ -181,6 +181,19 @@ def test_learning_rates(tiny_encoders):
     assert {v for n, v in of.items() if n.startswith("uppers.text.layers.0.")} == {1e-3 * 0.9}
     assert {v for n, v in of.items() if n.startswith("uppers.text.embeddings.")} == {1e-3 * 0.9**2}
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_parts_learn_at_their_own_rates():
+    model = tiny_model()
+    rates = {"unitse": 0.5, "specific": 0.1, "routers": 2.0, "unimodal_heads": 3.0}
+    training = tiny_recipe(learning_rate=1e-2, rates=rates).training
+    peak = {id(p): group["peak"] for group in parameter_groups([model], training, {}) for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        inner = [part for part in ("specific", "routers", "unitse", "unimodal_heads") if part in name.split(".")]
+        assert peak[id(parameter)] == pytest.approx(1e-2 * (rates[inner[0]] if inner else 1)), name
+    assert len({group["peak"] for group in parameter_groups([model], training, {})}) == 5
+    with pytest.raises(UserError, match=r"training\.rates\.experts"):
+        parse_recipe({"name": "a", "encoders": {"text": {"source": "m"}}, "training": {"rates": {"experts": 1}}}, "r")
 
 
 def test_the_average_holds_frozen_weights_once(tiny_encoders):

@@ -82,6 +82,8 @@ def test_not_seen_at_all(tmp_path):
     [
         ({"training": {"only": ["audio"]}, "start_from": "a"}, r"training\.only: audio is no modality"),
         ({"training": {"only": ["text"]}}, r"training\.only needs start_from"),
+        ({"start_fresh": ["audio"], "start_from": "a"}, r"start_fresh: audio is no modality"),
+        ({"start_fresh": ["text"]}, r"start_fresh needs start_from"),
     ],
 )
 def test_refused(content, message):

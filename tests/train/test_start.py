@@ -49,6 +49,19 @@ def test_what_only_one_has_stays(source, tmp_path):
         assert torch.equal(tensor, source.state_dict().get(name, before[name])), name
 
 
+def test_a_modality_may_begin_anew(source, tmp_path):
+    model = other(source.config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    taken = source.state_dict()
+    take_weights(model, str(tmp_path / "model"), ("audio",))
+    fresh = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, taken[name])}
+    assert all(torch.equal(model.state_dict()[name], before[name]) for name in fresh)
+    assert {name.split(".")[0] for name in fresh} == {"inputs", "unitse", "unimodal_heads"}
+    assert all("audio" in name.split(".") for name in fresh)
+    with pytest.raises(UserError, match="of another shape"):
+        take_weights(other(source.config, specific_rank=7), str(tmp_path / "model"), ("audio",))
+
+
 def test_another_shape_is_refused(source, tmp_path):
     model = other(source.config, specific_rank=source.config.specific_rank + 1)
     with pytest.raises(UserError, match="of another shape than this recipe's model: unitse"):

@@ -1,6 +1,7 @@
 """MMoLRE: features of any number of modalities in, sentiment and six emotions out."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -266,6 +267,14 @@ def _read_weights(path: Path) -> dict[str, Any]:
         return load_file(path)
     except SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def is_part_of(name: str, modalities: Collection[str]) -> bool:
+    """Whether a parameter or buffer of a model, by its name, serves one of these modalities alone: what adapts of its
+    encoder, its projection, experts or auxiliary heads."""
+    place = name.split(".")
+    own = {"uppers": 1, "inputs": 1, "unitse": 1, "unimodal_heads": 2}
+    return place[0] in own and place[own[place[0]]] in modalities
 
 
 def _squeeze(task: str, x: Tensor) -> Tensor:

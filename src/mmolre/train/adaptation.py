@@ -1,6 +1,6 @@
 """From a recipe's word on adapting an encoder to what is stored of it and what is run in the model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from mmolre.encoders.base import Encoder
 from mmolre.encoders.text import TextEncoder
 from mmolre.errors import UserError
 from mmolre.model.config import AdaptedConfig
+from mmolre.model.mmolre import is_part_of
 from mmolre.model.upper import Upper
 from mmolre.schema import Utterance
 from mmolre.train.recipe import EncoderRecipe
@@ -115,9 +116,10 @@ def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[
     groups: dict[tuple[bool, float], list[torch.nn.Parameter]] = {}
     for module in modules:
         for name, parameter in module.named_parameters():
-            if not parameter.requires_grad or (training.only and not _of(name, training.only)):
+            if not parameter.requires_grad or (training.only and not is_part_of(name, training.only)):
                 continue
-            peak = training.learning_rate
+            inner_first = reversed(name.split("."))
+            peak = training.learning_rate * next((training.rates[p] for p in inner_first if p in training.rates), 1.0)
             if name.startswith("uppers."):
                 _, modality, inner = name.split(".", 2)
                 upper: Upper = module.uppers[modality]  # type: ignore[assignment, index, union-attr]
@@ -128,10 +130,3 @@ def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[
         {"params": parameters, "weight_decay": training.weight_decay if decays else 0.0, "peak": peak}
         for (decays, peak), parameters in groups.items()
     ]
-
-
-def _of(name: str, modalities: Sequence[str]) -> bool:
-    """Whether a model's parameter is a part of one of these modalities alone."""
-    place = name.split(".")
-    own = {"uppers": 1, "inputs": 1, "unitse": 1, "unimodal_heads": 2}
-    return place[0] in own and place[own[place[0]]] in modalities

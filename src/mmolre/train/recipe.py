@@ -156,6 +156,9 @@ class ObjectiveRecipe(_Part):
     surgery: Literal["none", "pcgrad"] = "none"
 
 
+Part = Literal["inputs", "unitse", "shared", "specific", "routers", "fusion", "heads", "unimodal_heads"]
+
+
 class TrainingRecipe(_Part):
     """How to optimise.
 
@@ -164,6 +167,9 @@ class TrainingRecipe(_Part):
         batch_size: utterances.
         learning_rate: AdamW's peak, after a linear warm-up over ``warmup`` (fraction of all steps), then cosine to 0.
         encoder_learning_rate: the peak for what adapts of encoders; the same schedule.
+        rates: part of the model -> its share of ``learning_rate``, e.g. ``{specific: 0.3}``: ``inputs`` (projections),
+            ``unitse`` (all experts and routers), in it ``shared``, ``specific`` and ``routers``, ``fusion``, ``heads``
+            and ``unimodal_heads``. The innermost counts; 1 where none is named.
         layer_decay: each layer of an encoder learns at this fraction of the rate of the one above it.
         accumulate: go through a batch in so many parts, one after the other: less memory, the same step but for
             rounding and what is a mean over a part.
@@ -190,6 +196,7 @@ class TrainingRecipe(_Part):
     batch_size: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     encoder_learning_rate: float = Field(default=5e-5, gt=0)
+    rates: dict[Part, Annotated[float, Field(gt=0)]] = {}
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
     accumulate: int = Field(default=1, ge=1)
@@ -223,6 +230,7 @@ class Recipe(_Part):
             (:mod:`mmolre.evaluate.context`); ``none``: each on its own. Learning is the same.
         start_from: a run's folder, a model's folder or a hub id whose weights are the first ones, as far as the two
             models have them in common; for a small corpus, or an encoder that adapts to what is learned already.
+        start_fresh: modalities whose own parts (see ``training.only``) begin anew all the same.
         teachers: runs' folders, models' folders or hub ids whose predictions for the training utterances are learned
             beside the labels, for ``objective.teaching`` of the loss: distillation, of a larger model or of several.
     """
@@ -237,6 +245,7 @@ class Recipe(_Part):
     sentiment_fusion: Literal["fused", "anchored"] = "fused"
     context: Literal["none", "recording"] = "none"
     start_from: str | None = None
+    start_fresh: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     seed: int = Field(default=0, ge=0)
 
@@ -249,10 +258,11 @@ class Recipe(_Part):
             raise ValueError(f"features cannot be called {taken.pop()}, the name of an encoder: choose another")
         if "text" in self.encoders and self.encoders["text"].augment is not None:
             raise ValueError("encoders.text.augment: only voices can be heard in part")
-        if unknown := set(self.training.only) - modalities:
-            raise ValueError(f"training.only: {', '.join(sorted(unknown))} is no modality of the recipe")
-        if self.training.only and self.start_from is None:
-            raise ValueError("training.only needs start_from: what does not learn must have learned before")
+        for where, named in (("training.only", self.training.only), ("start_fresh", self.start_fresh)):
+            if unknown := set(named) - modalities:
+                raise ValueError(f"{where}: {', '.join(sorted(unknown))} is no modality of the recipe")
+            if named and self.start_from is None:
+                raise ValueError(f"{where} needs start_from: the rest must have learned before")
         if self.training.accumulate > 1 and self.objective.surgery != "none":
             raise ValueError("training.accumulate does not go with objective.surgery")
         sets = [("training.repeat", key) for key in self.training.repeat]

@@ -101,7 +101,7 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
             )
         model.inputs[name].norm.fit(values)  # type: ignore[union-attr, operator]
     if recipe.start_from:
-        take_weights(model, recipe.start_from)
+        take_weights(model, recipe.start_from, recipe.start_fresh)
     return model
 
 

@@ -1,12 +1,13 @@
 """The first weights of a run from a model that was trained before, on other data or with its encoders frozen."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from mmolre.bundle import model_folder
 from mmolre.errors import UserError
-from mmolre.model.mmolre import MMoLRE
+from mmolre.model.mmolre import MMoLRE, is_part_of
 from mmolre.model.upper import saved_state
 
 
@@ -25,7 +26,7 @@ def earlier_model(key: str, name: str) -> Path:
 
 
 @torch.no_grad()
-def take_weights(model: MMoLRE, name: str) -> None:
+def take_weights(model: MMoLRE, name: str, fresh: Sequence[str] = ()) -> None:
     """Give ``model`` the weights that it has in common with the model ``name``, by their names.
 
     What only one of the two has (a task, a modality, layers of an encoder that learn in one of them alone) stays as it
@@ -33,12 +34,14 @@ def take_weights(model: MMoLRE, name: str) -> None:
 
     Args:
         name: a run's folder, a model's folder, or a hub id.
+        fresh: modalities whose own parts stay as they are, too.
 
     Raises:
         UserError: no model there; a part that both have is of another shape or of other layers of an encoder.
     """
     source = MMoLRE.from_pretrained(earlier_model("start_from", name))
-    for modality in set(source.uppers) & set(model.uppers):  # the layers' names count from the first that learns
+    # The layers' names count from the first that learns.
+    for modality in (set(source.uppers) & set(model.uppers)) - set(fresh):
         # As JSON: in one that was read from a file, keys that were numbers are texts.
         theirs, ours = (
             m.config.modalities[modality].adapted.model_dump_json(include={"config", "first"})  # type: ignore[union-attr]
@@ -47,7 +50,7 @@ def take_weights(model: MMoLRE, name: str) -> None:
         if theirs != ours:
             raise UserError(f"start_from: in {name} other layers of the {modality} encoder learn than in this recipe")
     here = model.state_dict()
-    common = {key: tensor for key, tensor in saved_state(source).items() if key in here}
+    common = {key: tensor for key, tensor in saved_state(source).items() if key in here and not is_part_of(key, fresh)}
     for key, tensor in common.items():
         if tensor.shape != here[key].shape:
             shapes = f"{tuple(tensor.shape)} there, {tuple(here[key].shape)} here"
