@@ -9,6 +9,7 @@ from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.encoders.audio import AudioEncoder
 from mmolre.evaluate.run import evaluate
+from mmolre.model.config import ModelConfig
 from mmolre.predictor import Predictor
 from mmolre.train.adaptation import parameter_groups
 from mmolre.train.loop import InterruptedRunError, Rows, Trainer
@@ -194,6 +195,18 @@ def test_parts_learn_at_their_own_rates():
     assert len({group["peak"] for group in parameter_groups([model], training, {})}) == 5
     with pytest.raises(UserError, match=r"training\.rates\.experts"):
         parse_recipe({"name": "a", "encoders": {"text": {"source": "m"}}, "training": {"rates": {"experts": 1}}}, "r")
+
+
+def test_a_modality_named_like_a_part_is_none():
+    width = {"width": 3, "layers": 1}
+    model = MMoLRE(
+        ModelConfig.model_validate(tiny_config().model_dump() | {"modalities": {"specific": width, "b": width}})
+    )
+    training = tiny_recipe(learning_rate=1e-2, rates={"specific": 0.1}).training
+    peak = {id(p): group["peak"] for group in parameter_groups([model], training, {}) for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        own = ".blocks." in name and name.split(".")[4] == "specific"
+        assert peak[id(parameter)] == pytest.approx(1e-3 if own else 1e-2), name
 
 
 def test_the_average_holds_frozen_weights_once(tiny_encoders):

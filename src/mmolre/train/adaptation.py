@@ -118,7 +118,8 @@ def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[
         for name, parameter in module.named_parameters():
             if not parameter.requires_grad or (training.only and not is_part_of(name, training.only)):
                 continue
-            inner_first = reversed(name.split("."))
+            place = name.split(".")  # by where they stand: modalities and tasks have names of their own
+            inner_first = (*place[4:5], place[0])
             peak = training.learning_rate * next((training.rates[p] for p in inner_first if p in training.rates), 1.0)
             if name.startswith("uppers."):
                 _, modality, inner = name.split(".", 2)
