@@ -53,6 +53,12 @@ def test_import_inspect_export_and_back(run, table, tmp_path):
     for to, name in (("mmsa", "c.pkl"), ("parquet", "c.parquet"), ("datasets", "hub")):
         code, out, _ = run("export", "c/manifest.csv", "--to", to, "--out", name)
         assert (code, out) == (0, f"2 utterances in {name}\n")
+    code, _, err = run("export", "c/manifest.csv", "--to", "parquet", "--padding", "front", "--out", "d")
+    assert (code, err) == (
+        2,
+        "mmolre: --padding is for --to mmsa: parquet has sequences of their own lengths; leave it out\n",
+    )
+    assert run("export", "c/manifest.csv", "--to", "mmsa", "--padding", "front", "--out", "c.pkl")[0] == 0
     code, out, _ = run("import", "mmsa", "c.pkl", "--out", "back")
     assert code == 0
     assert (tmp_path / "back" / "manifest.csv").read_bytes() == (tmp_path / "c" / "manifest.csv").read_bytes()

@@ -10,7 +10,6 @@ recurrent network or of attention; with zeros after the words, three of them lea
 """
 
 import argparse
-import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +25,6 @@ from mmolre.data.manifest_write import write_manifest
 from mmolre.encoders.text import TextEncoder
 from mmolre.encoders.weights import home
 from mmolre.errors import UserError
-from mmolre.files import replacing
 
 LAYERS = (-1, -2, -3)
 
@@ -67,22 +65,7 @@ def make(manifest: Path, folder: Path, audio: str, tokens: int, most: int | None
     features = {name: folder / f"{name}.safetensors" for name in ("words", "acoustic", "visual")}
     made = [replace(u, text=None, audio=None, features=features) for u in dataset.utterances]
     write_manifest(folder / "manifest.csv", made)
-    count = export_mmsa(folder / "manifest.csv", folder / "mmsa.pkl")
-    pad_in_front(folder / "mmsa.pkl")
-    return count
-
-
-def pad_in_front(path: Path) -> None:
-    """Move the padding of every sequence in a pickle that we exported from its end to its beginning."""
-    with path.open("rb") as file:
-        content = pickle.load(file)
-    for split in ("train", "valid", "test"):
-        for key in ("text", "audio", "vision"):
-            array = content[split][key]
-            for row, length in zip(array, content[split][f"{key}_lengths"], strict=True):
-                row[:] = np.roll(row, len(row) - length, axis=0)
-    with replacing(path) as beside, beside.open("wb") as file:
-        pickle.dump(content, file, protocol=4)
+    return export_mmsa(folder / "manifest.csv", folder / "mmsa.pkl", padding="front")
 
 
 def main() -> None:

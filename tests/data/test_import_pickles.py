@@ -199,7 +199,8 @@ def test_manifest_to_mmsa_and_back_loses_nothing(tmp_path_factory, rows, data):
         if row.text or row.audio or row.id in held
     ]
     write_manifest(folder / "in" / "m.csv", rows)
-    assert export_mmsa(folder / "in" / "m.csv", folder / "m.pkl") == len(rows)
+    padding = data.draw(st.sampled_from(["end", "front"]))
+    assert export_mmsa(folder / "in" / "m.csv", folder / "m.pkl", padding=padding) == len(rows)
     back = read_manifest(import_mmsa([folder / "m.pkl"], folder / "out").path)
     plain = [replace(row, features={}, row="") for row in back]
     assert plain == [replace(row, features={}, row="") for row in rows]
@@ -244,6 +245,23 @@ def test_what_mmsa_reads(manifest, tmp_path):
     assert (value["train"]["raw_text"], value["train"]["annotations"]) == (["x"], ["Positive"])
     assert value["test"]["covarep"].shape == (1, 2, 3)
     assert value["train"]["covarep_lengths"] == [0]
+
+
+@pytest.mark.parametrize(("padding", "rows"), [("end", [[1, 0, 0], [2, 3, 4]]), ("front", [[0, 0, 1], [2, 3, 4]])])
+def test_where_padding_stands(tmp_path, padding, rows):
+    arrays = {"a": np.array([[1]], "f4"), "b": np.array([[2], [3], [4]], "f4")}
+    save_file(arrays, tmp_path / "f.safetensors")
+    features = {"acoustic": tmp_path / "f.safetensors"}
+    made = [Utterance(key, text=key, split="train", features=features) for key in ("a", "b", "absent")]
+    write_manifest(tmp_path / "m.csv", made)
+    export_mmsa(tmp_path / "m.csv", tmp_path / "m.pkl", padding=padding)
+    train = pickle.loads((tmp_path / "m.pkl").read_bytes())["train"]
+    assert train["audio"][:, :, 0].tolist() == [*rows, [0, 0, 0]]
+    assert train["audio_lengths"] == [1, 3, 0]
+    back = read_manifest(import_mmsa([tmp_path / "m.pkl"], tmp_path / "out").path)
+    found = FeatureFile(back[0].features["acoustic"])
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(found.get(key), array)
 
 
 def test_parquet_and_datasets(manifest, tmp_path):

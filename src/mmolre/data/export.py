@@ -5,7 +5,7 @@ import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from mmolre.schema import EMOTIONS, SPLITS, Utterance
 _CLASSES = ("Negative", "Neutral", "Positive")  # MMSA's annotations, in the order of its classification labels
 _ROWS = 256
 
+Padding = Literal["end", "front"]
+"""Where the zeros stand beside a sequence that is shorter than others."""
+
 
 def open_features(rows: Iterable[Utterance]) -> dict[str, FeatureFile]:
     """Every feature file that the rows name, opened; by name."""
@@ -28,12 +31,17 @@ def open_features(rows: Iterable[Utterance]) -> dict[str, FeatureFile]:
     return {name: FeatureFile(path) for name, path in paths.items()}
 
 
-def export_mmsa(manifest: Path, out: Path, *, audio_root: Path | None = None) -> int:
+def export_mmsa(manifest: Path, out: Path, *, audio_root: Path | None = None, padding: Padding = "end") -> int:
     """Write a manifest as one pickle in MMSA's layout (:mod:`mmolre.data.mmsa_layout`); return the number of rows.
 
-    ``mmolre import mmsa`` makes the same manifest of it. Sequences are padded with zeros at the end to the longest.
-    MMSA's models want ``text``, ``audio`` and ``vision``: features called words, acoustic and visual become these. Its
-    ``text_bert`` (tokens of the model that it uses) is not written.
+    ``mmolre import mmsa`` makes the same manifest of it. MMSA's models want ``text``, ``audio`` and ``vision``:
+    features called words, acoustic and visual become these. Its ``text_bert`` (tokens of the model that it uses) is
+    not written.
+
+    Args:
+        padding: where zeros fill a sequence up to the longest. MMSA-FET writes them at the end, but most of MMSA's
+            models read no lengths and take the last position (of an LSTM in LF-DNN, MLF-DNN, LMF and TFN, of all in
+            MulT and MFN): with zeros in front they see words there.
 
     Raises:
         UserError: a bad manifest or feature file, features too large for the memory.
@@ -47,8 +55,8 @@ def export_mmsa(manifest: Path, out: Path, *, audio_root: Path | None = None) ->
     for split in (*SPLITS, None):
         chosen = [(order, row) for order, row in enumerate(rows) if row.split == split]
         if chosen or split is not None:
-            content[split or UNSPLIT] = _split(chosen, files, keys, root)
-    content[OURS] = {"audio_root": str(root), "features": {keys[name]: name for name in files}}
+            content[split or UNSPLIT] = _split(chosen, files, keys, root, padding)
+    content[OURS] = {"audio_root": str(root), "padding": padding, "features": {keys[name]: name for name in files}}
     with replacing(out) as beside, beside.open("wb") as file:
         pickle.dump(content, file, protocol=4)
     return len(rows)
@@ -61,7 +69,11 @@ def _keys(files: Mapping[str, FeatureFile]) -> dict[str, str]:
 
 
 def _split(
-    chosen: Sequence[tuple[int, Utterance]], files: Mapping[str, FeatureFile], keys: Mapping[str, str], root: Path
+    chosen: Sequence[tuple[int, Utterance]],
+    files: Mapping[str, FeatureFile],
+    keys: Mapping[str, str],
+    root: Path,
+    padding: Padding,
 ) -> dict[str, Any]:
     rows = [row for _, row in chosen]
     sentiment = [row.sentiment for row in rows]
@@ -74,7 +86,7 @@ def _split(
         "annotations": [_CLASSES[sign + 1] for sign in signs],
     }
     for name, file in files.items():
-        content[keys[name]], content[f"{keys[name]}_lengths"] = _padded(rows, file)
+        content[keys[name]], content[f"{keys[name]}_lengths"] = _padded(rows, file, padding)
     columns = {name: [getattr(row, name) for row in rows] for name in COLUMNS if name not in ("order", "audio")}
     content[OURS] = columns | {
         "order": [order for order, _ in chosen],
@@ -91,7 +103,7 @@ def _mmsa_id(row: Utterance) -> str:
     return row.id
 
 
-def _padded(rows: Sequence[Utterance], file: FeatureFile) -> tuple[np.ndarray, list[int]]:
+def _padded(rows: Sequence[Utterance], file: FeatureFile, padding: Padding) -> tuple[np.ndarray, list[int]]:
     lengths = [file.frames(row.id) for row in rows]
     try:
         array = np.zeros((len(rows), max(lengths, default=0), file.width), np.float32)
@@ -100,7 +112,8 @@ def _padded(rows: Sequence[Utterance], file: FeatureFile) -> tuple[np.ndarray, l
     for number, row in enumerate(rows):
         features = file.get(row.id)
         if features is not None:
-            array[number, : lengths[number]] = features
+            start = array.shape[1] - lengths[number] if padding == "front" else 0
+            array[number, start : start + lengths[number]] = features
     return array, lengths
 
 

@@ -10,7 +10,8 @@ UNSPLIT = "unsplit"
 """Rows without a split; ours."""
 
 OURS = "mmolre"
-"""In the whole: ``audio_root``, and ``features`` (key -> name). In each split: a list per column of :data:`COLUMNS`."""
+"""In the whole: ``audio_root``, ``padding`` (end or front), ``features`` (key -> name). In each split: a list per
+column of :data:`COLUMNS`."""
 
 COLUMNS = ("order", "id", "text", "audio", "start", "end", "cut", "speaker", "video_id", "sentiment")
 """As of an utterance, and its place among all; the six emotions besides, by their names."""

@@ -23,8 +23,8 @@ from mmolre.schema import EMOTIONS, Utterance
 _EXPECTED = "a dict of train, valid and test with id, raw_text, regression_labels and arrays, as MMSA writes it"
 _LABELS = re.compile(r".*(_lengths|_labels(_[A-Z])?)")
 
-Part = tuple[Unpickled, list[str | None], Any, Any]
-"""A split's features: the file, the ids of its rows (None: dropped), the arrays, their lengths."""
+Part = tuple[Unpickled, list[str | None], Any, Any, bool]
+"""A split's features: the file, the ids of its rows (None: dropped), the arrays, their lengths, is padding in front."""
 
 
 def import_mmsa(
@@ -36,8 +36,9 @@ def import_mmsa(
 ) -> ImportSummary:
     """Write the manifest: text, sentiment, and features: ``words`` (text), ``acoustic`` (audio), ``visual`` (vision).
 
-    An id ``VIDEO$_$CLIP`` becomes ``VIDEO_CLIP``. Frames beyond ``audio_lengths`` (and so on) are padding and go; where
-    there are no lengths, frames of zeros at either end do. ``text_bert`` (another model's tokens) is not taken.
+    An id ``VIDEO$_$CLIP`` becomes ``VIDEO_CLIP``. Frames beyond ``audio_lengths`` (and so on) are padding and go (those
+    before the last so many, where our export put the padding in front); where there are no lengths, frames of zeros at
+    either end do. ``text_bert`` (another model's tokens) is not taken.
 
     Args:
         sources: pickles; several may each hold one split.
@@ -65,6 +66,7 @@ def import_mmsa(
             if root is None:
                 notes.append("the audio is not where it was when this was exported: name its folder by --audio-root")
         names = ours.get("features") if isinstance(ours, dict) else None
+        in_front = isinstance(ours, dict) and ours.get("padding") == "front"
         for split, content in splits.items():
             limits = label_range or _label_range(content, notes, path)
             read = _rows(content, split, limits, root, f"{path.name}, {split}", dropped)
@@ -81,7 +83,7 @@ def import_mmsa(
             for key in content:
                 if _is_features(key, content[key], len(ids)):
                     name = _name(key, names if isinstance(names, dict) else {})
-                    part = (pickled, ids, content[key], content.get(f"{key}_lengths"))
+                    part = (pickled, ids, content[key], content.get(f"{key}_lengths"), in_front)
                     features.setdefault(name, []).append(part)
     utterances = [row for _, row in sorted(rows, key=lambda item: item[0])]
     notes.append(f"splits: {count_splits(utterances)}")
@@ -250,7 +252,7 @@ def _name(key: str, names: Mapping[Any, Any]) -> str:
 
 
 def _arrays(name: str, parts: list[Part]) -> Iterator[tuple[str, np.ndarray]]:
-    for pickled, ids, arrays, lengths in parts:
+    for pickled, ids, arrays, lengths, in_front in parts:
         if _length(lengths) != len(ids):
             lengths = None
         for number, key in enumerate(ids):
@@ -265,7 +267,7 @@ def _arrays(name: str, parts: list[Part]) -> Iterator[tuple[str, np.ndarray]]:
                 length = _item(lengths[number])
                 if isinstance(length, bool) or not isinstance(length, int | float) or not 0 <= length <= len(array):
                     raise UserError(f"{name}: the length of {key!r} is {length!r}, of {len(array)} frames")
-                yield key, array[: int(length)]
+                yield key, array[len(array) - int(length) :] if in_front else array[: int(length)]
             if number % 500 == 0:
                 pickled.forget_pages()
 
