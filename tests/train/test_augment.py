@@ -4,10 +4,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tiny_encoders as encoders_of
 from mmolre import UserError
+from mmolre.data.cache import FeatureCache
+from mmolre.encoders.audio import AudioEncoder
 from mmolre.train.augment import shortened
-from mmolre.train.loop import Trainer
-from mmolre.train.recipe import AugmentRecipe, parse_recipe
+from mmolre.train.loop import InterruptedRunError, Trainer
+from mmolre.train.recipe import AugmentRecipe, Recipe, parse_recipe
+from mmolre.train.run import Callbacks, train
+from tiny_corpus import corpus_recipe
 from tiny_runs import MIXED, tiny_model, tiny_recipe, tiny_rows
 
 
@@ -80,3 +85,70 @@ def test_training_hears_parts_and_validation_hears_all(tmp_path, monkeypatch):
 def test_texts_are_not_augmented():
     with pytest.raises(UserError, match=r"encoders\.text\.augment: only voices"):
         parse_recipe({"name": "a", "encoders": {"text": {"source": "minilm", "augment": {}}}}, "r.yaml")
+
+
+def test_each_step_draws_a_voice_and_validation_hears_the_own(tmp_path, monkeypatch):
+    model = tiny_model()
+    forward = model.forward
+    heard: list[set[float]] = []
+
+    def watched(features, masks, **options):
+        if "audio" in masks:
+            values = {round(float(x.mean()), 3) for x in features["audio"][masks["audio"]]}
+            assert model.training or not values & {100.0, 200.0}
+            if model.training:
+                heard.append(values)
+        return forward(features, masks, **options)
+
+    monkeypatch.setattr(model, "forward", watched)
+    encoders = {"text": {"source": "none"}, "audio": {"source": "none", "layers": (0, 1), "augment": {"cuts": 0}}}
+    recipe = tiny_recipe(more={"encoders": encoders}, epochs=3)
+    rows = tiny_rows(24, sets=MIXED)
+    warped = [[{m: np.full_like(x[m], k) for m in x if m == "audio"} for x in rows.arrays] for k in (100, 200)]
+    valid = tiny_rows(12, 1, MIXED)
+    Trainer(recipe, model, rows._replace(warped=warped), valid, tmp_path, save_best=lambda *_: None).run()
+    drawn = [{100.0: "longer", 200.0: "shorter"}.get(value, "own") for values in heard for value in values]
+    assert set(drawn) == {"own", "longer", "shorter"}
+
+
+def warping(whisper: str, encoders: dict, **training) -> Recipe:
+    content = corpus_recipe(encoders, **training).model_dump()
+    audio = {"source": whisper, "layers": [-1], "adapt": "full", "upper": 1, "augment": {"warps": [0.9, 1.1]}}
+    content["encoders"]["audio"] = audio
+    return Recipe.model_validate(content)
+
+
+def test_a_run_encodes_what_it_learns_from_by_each_warp(tiny_encoders, tiny_corpus, tmp_path, monkeypatch):
+    encode = AudioEncoder.encode
+    encoded: dict[float, int] = {}
+
+    def counted(self, items):
+        encoded[self.warp] = encoded.get(self.warp, 0) + len(items)
+        return encode(self, items)
+
+    monkeypatch.setattr(AudioEncoder, "encode", counted)
+    recipe = warping(str(encoders_of.write_whisper(tmp_path / "whisper")), tiny_encoders)
+    cache = FeatureCache(tmp_path / "features")
+    train(recipe, [tiny_corpus], tmp_path / "whole", cache=cache)
+    assert encoded == {1.0: 13, 0.9: 13, 1.1: 13}  # valid and test have no sound that train has not
+    stops = iter([False, False, True])
+    callbacks = Callbacks(should_stop=lambda: next(stops))
+    with pytest.raises(InterruptedRunError):
+        train(recipe, [tiny_corpus], tmp_path / "cut", cache=cache, callbacks=callbacks)
+    train(recipe, [tiny_corpus], tmp_path / "cut", cache=cache)
+    weights = [tmp_path / name / "model" / "model.safetensors" for name in ("whole", "cut")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert encoded[0.9] == 13
+
+
+def test_encoders_of_samples_refuse_warps(tiny_encoders, tiny_corpus, tmp_path):
+    recipe = warping(str(tiny_encoders["audio"]), tiny_encoders)
+    with pytest.raises(UserError, match="its voices cannot be warped"):
+        train(recipe, [tiny_corpus], tmp_path, cache=FeatureCache(tmp_path / "features"))
+
+
+@pytest.mark.parametrize("warp", [0.4, 2.5])
+def test_a_warp_beyond_any_throat(warp):
+    audio = {"source": "whisper-tiny-en", "augment": {"warps": [warp]}}
+    with pytest.raises(UserError, match=r"encoders\.audio\.augment\.warps"):
+        parse_recipe({"name": "a", "encoders": {"audio": audio}}, "r.yaml")

@@ -12,6 +12,7 @@ from mmolre import cli
 from mmolre.data.feature_file import write_feature_file
 from mmolre.schema import EMOTIONS
 from tiny_corpus import write_wave
+from tiny_encoders import write_whisper
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 WIDTHS = {"audio45": 45, "acoustic": 74, "visual": 47}
@@ -55,27 +56,34 @@ def run(monkeypatch, capsys, tmp_path):
     return call
 
 
-def shrunk(path, tiny_encoders):
+@pytest.fixture(scope="module")
+def stand_ins(tiny_encoders, tmp_path_factory):
+    """Role -> a tiny encoder of its kind."""
+    whisper = write_whisper(tmp_path_factory.mktemp("encoders") / "whisper")
+    return lambda role, modality: whisper if role.startswith("whisper") else tiny_encoders[modality]
+
+
+def shrunk(path, stand_ins):
     """The words that make a recipe small enough for a test."""
     smaller = {"training.epochs": 1, "training.precision": "fp32", "model.width": 16, "model.specific_rank": 4}
     for name, part in yaml.safe_load(path.read_text()).get("encoders", {}).items():
-        smaller |= {f"encoders.{name}.source": tiny_encoders[name], f"encoders.{name}.layers": "[0, -1]"}
+        smaller |= {f"encoders.{name}.source": stand_ins(part["source"], name), f"encoders.{name}.layers": "[0, -1]"}
         if "upper" in part:
             smaller[f"encoders.{name}.upper"] = 1
     return ["--cache", "cache", *(word for key, value in smaller.items() for word in ("--set", f"{key}={value}"))]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_trains_evaluates_and_predicts(run, path, manifest, tiny_encoders):
+def test_trains_evaluates_and_predicts(run, path, manifest, stand_ins):
     recipe = yaml.safe_load(path.read_text())
     features = sorted(recipe.get("features", {}))
     assert set(features) <= set(WIDTHS), "a new kind of features: give it a width here"
     data = ("--data", manifest)
     for first in [*filter(None, [recipe.get("start_from")]), *recipe.get("teachers", [])]:
         earlier = path.with_name(f"{Path(first).name}.yaml")  # the run of another recipe, named after it
-        code, _, err = run("train", earlier.stem, *data, "--out", first, *shrunk(earlier, tiny_encoders))
+        code, _, err = run("train", earlier.stem, *data, "--out", first, *shrunk(earlier, stand_ins))
         assert code == 0, err
-    code, _, err = run("train", path, *data, "--out", "r", *shrunk(path, tiny_encoders))
+    code, _, err = run("train", path, *data, "--out", "r", *shrunk(path, stand_ins))
     assert code == 0, err
     names = "+".join([*sorted(recipe.get("encoders", {}), reverse=True), *features])
     code, out, err = run("evaluate", "r", *data, "--cache", "cache", "--json")

@@ -15,6 +15,7 @@ import numpy as np
 from mmolre.data.cache import Features
 from mmolre.encoders.base import Encoder, to_float16
 from mmolre.encoders.ctranslate import load_whisper_encoder
+from mmolre.encoders.warp import warped
 from mmolre.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,19 +41,25 @@ class AudioEncoder(Encoder):
         source, layers, device: as for :class:`~mmolre.encoders.base.Encoder`.
         stride: average so many frames into one: 50 frames a second become 12.5 with 4. What is left at the end is
             averaged over what is there.
+        warp: Whisper only: as from another speaker, see :func:`~mmolre.encoders.warp.warped`; 1 leaves voices alone.
     """
 
     modality = "audio"
 
-    def __init__(self, source: str, layers: Sequence[int] = (-1,), stride: int = 1, device: str = "cpu"):
+    def __init__(
+        self, source: str, layers: Sequence[int] = (-1,), stride: int = 1, device: str = "cpu", warp: float = 1.0
+    ):
         super().__init__(source, layers, device)
         if stride < 1:
             raise UserError(f"audio stride is {stride}: it counts frames, so it is at least 1")
         self.stride = int(stride)
+        self.warp = float(warp)
+        if self.warp != 1 and not self._is_whisper:
+            raise UserError(f"encoder {source!r} reads samples, not a mel spectrogram: its voices cannot be warped")
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {"stride": self.stride}
+        return {"stride": self.stride} | ({} if self.warp == 1 else {"warp": self.warp})
 
     @property
     def frame_rate(self) -> float:
@@ -137,7 +144,8 @@ class AudioEncoder(Encoder):
         for piece in _windows(wave, self._config.max_source_positions):
             options = {"padding": "do_not_pad", "truncation": False, "return_tensors": "pt"}
             mel = self.extractor(piece, sampling_rate=SAMPLE_RATE, **options)["input_features"]
-            windows.append(whisper_states(self.module, mel.to(self.device)))
+            mel = mel.to(self.device)
+            windows.append(whisper_states(self.module, mel if self.warp == 1 else warped(mel, self.warp)))
         return [torch.cat(layer, dim=1) for layer in zip(*windows, strict=True)]
 
 

@@ -58,13 +58,17 @@ def adapted(part: EncoderRecipe, encoder: Encoder) -> AdaptedConfig | None:
     )
 
 
-def make_encoder(modality: str, part: EncoderRecipe, device: str) -> Encoder:
-    """The encoder that makes the features: the recipe's layers, or what enters the layers that adapt."""
-    encoder = _encoder(modality, part, part.layers, part.stride, None, device)
+def make_encoder(modality: str, part: EncoderRecipe, device: str, warp: float = 1.0) -> Encoder:
+    """The encoder that makes the features: the recipe's layers, or what enters the layers that adapt.
+
+    Args:
+        warp: of voices: see :class:`~mmolre.encoders.audio.AudioEncoder`.
+    """
+    encoder = _encoder(modality, part, part.layers, part.stride, None, device, warp)
     config = adapted(part, encoder)
     if config is None:
         return encoder
-    return _encoder(modality, part, config.given, 1, config, device)
+    return _encoder(modality, part, config.given, 1, config, device, warp)
 
 
 def _encoder(
@@ -74,9 +78,10 @@ def _encoder(
     stride: int,
     config: AdaptedConfig | None,
     device: str,
+    warp: float,
 ) -> Encoder:
     if modality == "audio":
-        return AudioEncoder(part.source, layers, stride, device)
+        return AudioEncoder(part.source, layers, stride, device, warp)
     return TextEncoder(
         part.source,
         layers,

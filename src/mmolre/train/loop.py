@@ -40,10 +40,14 @@ LOG_FILE = "log.jsonl"
 
 
 class Rows(NamedTuple):
-    """Utterances of one split, with their stored features: index -> {modality: (T, L, width)}."""
+    """Utterances of one split, with their stored features: index -> {modality: (T, L, width)}.
+
+    ``warped``: the sound alone, as from other speakers; for each of them, as ``arrays``.
+    """
 
     utterances: list[Utterance]
     arrays: Sequence[Mapping[str, np.ndarray]]
+    warped: Sequence[Sequence[Mapping[str, np.ndarray]]] = ()
 
 
 class Progress(NamedTuple):
@@ -286,7 +290,9 @@ class Trainer:
         present = self.train_rows.arrays[i]
         if part is None or part.augment is None or "audio" not in present:
             return present
-        return {**present, "audio": shortened(present["audio"], part.augment)}
+        drawn = int(torch.randint(len(self.train_rows.warped) + 1, ())) if self.train_rows.warped else 0
+        heard = {**present, **(self.train_rows.warped[drawn - 1][i] if drawn else {})}
+        return {**heard, "audio": shortened(heard["audio"], part.augment)}
 
     def _stop_at_nan(self, ids: list[str], parts: dict[str, float]) -> None:
         names = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")

@@ -17,17 +17,21 @@ class _Part(BaseModel):
 
 
 class AugmentRecipe(_Part):
-    """What of a voice a training step hears (:func:`mmolre.train.augment.shortened`).
+    """What of a voice a training step hears (:func:`mmolre.train.augment.shortened`), and as whose.
 
     Attributes:
         keep: at least this share of the frames, in one piece.
         cuts: how many gaps there are in it.
         cut: the largest gap, as a share of what is left.
+        warps: Whisper only: each utterance is also encoded as from longer (above 1) and shorter (below 1) vocal tracts
+            (:func:`mmolre.encoders.warp.warped`); each step draws one of these or the voice as it is. The features take
+            so many times more room on the disk.
     """
 
     keep: float = Field(default=0.6, gt=0, le=1)
     cuts: int = Field(default=2, ge=0)
     cut: float = Field(default=0.15, ge=0, lt=1)
+    warps: tuple[Annotated[float, Field(ge=0.5, le=2)], ...] = ()
 
 
 class EncoderRecipe(_Part):

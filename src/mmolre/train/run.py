@@ -4,6 +4,7 @@ import json
 import platform
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ import torch
 
 from mmolre.bundle import MODEL_FOLDER, save_bundle
 from mmolre.data.cache import FeatureCache
-from mmolre.data.dataset import FailedRow, Source, build_dataset
+from mmolre.data.dataset import FailedRow, Source, StoredFeatures, build_dataset
 from mmolre.data.manifest import read_manifests
 from mmolre.data.readymade import ReadyMade
 from mmolre.encoders.base import Encoder
 from mmolre.encoders.extract import Progress as EncodingProgress
+from mmolre.encoders.extract import extract
 from mmolre.errors import UserError
 from mmolre.evaluate.report import write_metrics
 from mmolre.files import write_text
@@ -140,6 +142,8 @@ def train(
         split: _rows(dataset.utterances, dataset.arrays, split, recipe, [str(d) for d in data])
         for split in ("train", "valid")
     }
+    warped = _warped(recipe, rows["train"].utterances, cache, device, callbacks.encoding)
+    rows["train"] = rows["train"]._replace(warped=warped)
     about = _about(recipe, rows["train"].utterances, device)
     taught = None
     if recipe.teachers:
@@ -222,6 +226,24 @@ def _rows(utterances: Sequence[Utterance], arrays: Any, split: str, recipe: Reci
             "training needs train and valid rows"
         )
     return Rows([utterances[i] for i in chosen], [arrays[i] for i in chosen])
+
+
+def _warped(
+    recipe: Recipe,
+    utterances: Sequence[Utterance],
+    cache: FeatureCache | None,
+    device: str,
+    progress: EncodingProgress | None,
+) -> list[Sequence[Mapping[str, np.ndarray]]]:
+    """The sound of these utterances by each of the recipe's warps."""
+    part = recipe.encoders.get("audio")
+    if part is None or part.augment is None:
+        return []
+    found: list[Sequence[Mapping[str, np.ndarray]]] = []
+    for warp in part.augment.warps:
+        table = extract(utterances, {"audio": make_encoder("audio", part, device, warp)}, cache, progress=progress)
+        found.append(StoredFeatures({"audio": partial(table.get, modality="audio")}, range(len(utterances))))
+    return found
 
 
 def any_label(emotions: Sequence[float | None]) -> bool:
