@@ -106,7 +106,7 @@ def test_each_step_draws_a_voice_and_validation_hears_the_own(tmp_path, monkeypa
     rows = tiny_rows(24, sets=MIXED)
     warped = [[{m: np.full_like(x[m], k) for m in x if m == "audio"} for x in rows.arrays] for k in (100, 200)]
     valid = tiny_rows(12, 1, MIXED)
-    Trainer(recipe, model, rows._replace(warped=warped), valid, tmp_path, save_best=lambda *_: None).run()
+    Trainer(recipe, model, rows, valid, tmp_path, warped=warped, save_best=lambda *_: None).run()
     drawn = [{100.0: "longer", 200.0: "shorter"}.get(value, "own") for values in heard for value in values]
     assert set(drawn) == {"own", "longer", "shorter"}
 

@@ -40,7 +40,7 @@ def test_by_hand():
 def test_as_two_backward_passes(shape):
     model = tiny_model(**shape)
     rows = tiny_rows(6)
-    batch = collate(rows.utterances, rows.arrays)
+    batch = collate(*rows)
     objective = Objective(ObjectiveRecipe(), model.config.tasks)
     losses = objective(model(batch.features, batch.masks), batch).tasks
     vectors = []

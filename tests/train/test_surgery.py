@@ -51,7 +51,7 @@ def test_a_task_without_labels_in_the_batch_is_no_conflict():
 
 def test_the_whole_step():
     rows = tiny_rows(8, 3, MIXED, no_emotions=4)
-    batch = collate(rows.utterances, rows.arrays)
+    batch = collate(*rows)
     recipe = tiny_recipe(more={"objective": {"router_balance": 0.5}}).objective
     model = tiny_model()
     objective = Objective(recipe, model.config.tasks)

@@ -40,14 +40,10 @@ LOG_FILE = "log.jsonl"
 
 
 class Rows(NamedTuple):
-    """Utterances of one split, with their stored features: index -> {modality: (T, L, width)}.
-
-    ``warped``: the sound alone, as from other speakers; for each of them, as ``arrays``.
-    """
+    """Utterances of one split, with their stored features: index -> {modality: (T, L, width)}."""
 
     utterances: list[Utterance]
     arrays: Sequence[Mapping[str, np.ndarray]]
-    warped: Sequence[Sequence[Mapping[str, np.ndarray]]] = ()
 
 
 class Progress(NamedTuple):
@@ -81,6 +77,7 @@ class Trainer:
         model: freshly made, on its device.
         train, valid: rows; neither may be empty.
         taught: what teachers say of the utterances of ``train``.
+        warped: the sound of ``train`` as from other vocal tracts: for each of these, as ``train.arrays``.
         out: the run's folder; ``log.jsonl`` and ``last.safetensors`` are written here.
         save_best: called with the averaged model and its validation each time the score improves.
         report: called after each step, for a progress display.
@@ -96,13 +93,14 @@ class Trainer:
         out: Path,
         *,
         taught: Taught | None = None,
+        warped: Sequence[Sequence[Mapping[str, np.ndarray]]] = (),
         save_best: Callable[[MMoLRE, Validation], None],
         report: Callable[[Progress], None] = lambda _: None,
         log_line: Callable[[dict[str, Any]], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.recipe, self.model, self.train_rows, self.valid_rows, self.out = recipe, model, train, valid, out
-        self.taught = taught
+        self.taught, self.warped = taught, warped
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
         self.device = next(model.parameters()).device
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
@@ -290,9 +288,10 @@ class Trainer:
         present = self.train_rows.arrays[i]
         if part is None or part.augment is None or "audio" not in present:
             return present
-        drawn = int(torch.randint(len(self.train_rows.warped) + 1, ())) if self.train_rows.warped else 0
-        heard = {**present, **(self.train_rows.warped[drawn - 1][i] if drawn else {})}
-        return {**heard, "audio": shortened(heard["audio"], part.augment)}
+        voice = present["audio"]
+        if self.warped and (drawn := int(torch.randint(len(self.warped) + 1, ()))):
+            voice = self.warped[drawn - 1][i].get("audio", voice)
+        return {**present, "audio": shortened(voice, part.augment)}
 
     def _stop_at_nan(self, ids: list[str], parts: dict[str, float]) -> None:
         names = ", ".join(ids[:8]) + (", …" if len(ids) > 8 else "")

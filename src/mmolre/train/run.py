@@ -142,8 +142,6 @@ def train(
         split: _rows(dataset.utterances, dataset.arrays, split, recipe, [str(d) for d in data])
         for split in ("train", "valid")
     }
-    warped = _warped(recipe, rows["train"].utterances, cache, device, callbacks.encoding)
-    rows["train"] = rows["train"]._replace(warped=warped)
     about = _about(recipe, rows["train"].utterances, device)
     taught = None
     if recipe.teachers:
@@ -180,6 +178,7 @@ def train(
         rows["valid"],
         out,
         taught=taught,
+        warped=_warped(recipe, rows["train"].utterances, cache, device, callbacks.encoding),
         save_best=save_best,
         report=callbacks.step,
         log_line=callbacks.log_line,
