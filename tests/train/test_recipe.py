@@ -72,6 +72,7 @@ def changed(dotted: str, value: object) -> dict:
         ("model.top_k", 9, "model: top_k is 9, but there are only 8 shared experts"),
         ("model.routing", "best", "model.routing: Input should be 'utterance', 'token' or 'uniform'"),
         ("model", None, "model: Input should be a valid dictionary"),
+        ("training.primary", "emotion.wa", "training.primary: Input should be a list, such as [emotion.wa]"),
         ("training.primary", ["sentiment.maes"], "training.primary: metric 'sentiment.maes' is not known"),
         ("features", {"text": {}}, "features cannot be called text"),
         ("features", {"a+b": {}}, "features.a+b: String should match pattern"),

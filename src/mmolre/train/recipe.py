@@ -348,6 +348,9 @@ def _first_problem(error: ValidationError) -> str:
     place = ".".join(str(part) for part in problem["loc"] if part != "[key]")
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] in ("tuple_type", "list_type"):  # YAML has no tuples
+            example = f", such as [{problem['input']}]" if isinstance(problem["input"], (str, int, float)) else ""
+            message = f"Input should be a list{example}"
         return f"{place}: {message}" if place else message
     known = _keys_of(Recipe, problem["loc"][:-1])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
