@@ -43,7 +43,7 @@ This card is made by `python scripts/ship_model.py`; the figures are those of `r
 Recipe `{recipe}`, seed {seed}: {train_utterances:,} utterances, {train_with_sentiment:,} with sentiment and
 {train_with_emotions:,} with emotions. CMU-MOSEI (text; sentiment and emotions), CMU-MOSI (text; sound for some of it;
 sentiment) and RAVDESS (sound; emotions acted by 14 speakers; two more for valid). None of it is in the
-package.{teachers}
+package.{origin}
 
 ## Figures
 
@@ -130,6 +130,18 @@ def _teachers(names: list[str]) -> str:
     return f" It also learned what {told} says\nof the words of the same training utterances."
 
 
+def _origin(recipe: dict[str, Any]) -> str:
+    """What the card says of what came before: the model it began with, and who taught either."""
+    name = recipe["start_from"]
+    if name is None:
+        return _teachers(recipe["teachers"])
+    before = json.loads((model_folder(name).parent / RECIPE_FILE).read_text())
+    told = f" It began as\n`{before['name']}`, seed {before['seed']}"
+    for modality in recipe["start_fresh"]:
+        told += f", of which what reads {modality} was learned anew"
+    return told + "." + _teachers(before["teachers"] + recipe["teachers"])
+
+
 def _anchored(decision: Decision) -> str:
     """How the sentiment of words and voice comes about."""
     anchor = decision.anchors.get("text+audio")
@@ -174,7 +186,7 @@ def main() -> None:
         band_low=band["low"],
         band_high=band["high"],
         band_n=band["n"],
-        teachers=_teachers(recipe["teachers"]),
+        origin=_origin(recipe),
         anchored=_anchored(bundle.decision),
         calibration=", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or "not measured",
     )

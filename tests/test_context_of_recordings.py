@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,29 @@ def test_a_file_is_read_in_context_whatever_its_order(predictor, corpus, tmp_pat
         assert of_mixed[row["id"]]["sentiment"] == pytest.approx(row["sentiment"], abs=2e-4)
         assert of_mixed[row["id"]]["emotions"] == pytest.approx(row["emotions"], abs=2e-4)
     assert not [p for p in tmp_path.iterdir() if p.suffix != ".jsonl"]
+
+
+def test_acted_voices_are_read_each_on_its_own(predictor, corpus, tmp_path):
+    decision = predictor.bundle.decision
+    calibration = decision.calibration | {"audio": replace(decision.calibration["audio"], exclusive=True)}
+    predictor = Predictor(replace(predictor.bundle, decision=replace(decision, calibration=calibration)))
+    rows = [
+        row | {"text": ""} if i % 2 and row["audio"] else row for i, row in enumerate(corpus[1]) if row["id"] != MISSING
+    ]
+    manifest = write_rows(corpus[0].with_name("voices.csv"), rows)
+    predict_file(predictor, [manifest], tmp_path / "out.jsonl")
+    utterances = read_manifest(manifest)
+    predictions = list(predictor.predict_many(utterances))
+    own = [p.to_json() for p in predictions]
+    voices = [u.modalities == ("audio",) for u in utterances]
+    found = lines(tmp_path / "out.jsonl")
+    kept = [(a["sentiment"], a["emotions"]) == (b["sentiment"], b["emotions"]) for a, b in zip(own, found, strict=True)]
+    assert found == [p.to_json() for p in predictor.in_context(predictions, [u.recording for u in utterances])]
+    read = Counter(u.recording for voice, u in zip(voices, utterances, strict=True) if not voice)
+    assert any(voices)
+    assert kept == [
+        voice or u.recording is None or read[u.recording] == 1 for voice, u in zip(voices, utterances, strict=True)
+    ]
 
 
 def test_the_command_says_that_it_reads_in_context(predictor, tiny_run, corpus, tmp_path, monkeypatch, capsys):

@@ -107,7 +107,8 @@ class _Own:
         self._sums = Recordings()
 
     def keep(self, prediction: Prediction, recording: str | None) -> None:
-        self._sums.add([recording], context_values([prediction]))
+        read = self._predictor.bundle.decision.readable_together([tuple(prediction.modalities)], [recording])
+        self._sums.add(read, context_values([prediction]))
         self._file.write(_line([recording, prediction.to_json()]))
 
     def in_context(self) -> Iterator[Prediction]:

@@ -115,12 +115,14 @@ class Predictor:
         Args:
             predictions: each of an utterance on its own.
             recordings: of each, what it is an utterance of (``Utterance.recording``), None if of nothing.
-            sums: of all utterances of these recordings, where ``predictions`` are some of them only.
+            sums: of all utterances of these recordings, where ``predictions`` are some of them only; less those that
+                :meth:`~mmolre.evaluate.decision.Decision.readable_together` leaves out.
         """
         read = self.bundle.decision.context
         if read is None or not predictions:
             return list(predictions)
         own = context_values(predictions)
+        recordings = self.bundle.decision.readable_together([tuple(p.modalities) for p in predictions], recordings)
         others = context.others_of(recordings, own) if sums is None else sums.others(recordings, own)
         sentiment, probabilities = context.outputs(read.apply(own, others))
         limits = self.bundle.decision.for_rows([tuple(p.modalities) for p in predictions], together=True)

@@ -191,6 +191,35 @@ def test_a_decision_in_context():
     assert "context" not in plain.to_json()
 
 
+def test_voices_with_at_most_one_emotion_are_neither_shifted_nor_shift():
+    """Each emotion shifted by itself, the probabilities of a softmax would no longer be any."""
+    own, recordings, sentiment, emotions = corpus()
+    voices = np.arange(len(own)) % 2 == 1
+    modalities = [("audio",) if voice else ("text",) for voice in voices]
+    alone = {m: np.where((voices == (m == "audio"))[:, None], own, NAN) for m in ("text", "audio")}
+    both = RawPredictions(
+        modalities,
+        own[:, 0],
+        own[:, 1:],
+        {m: x[:, 1:] for m, x in alone.items()},
+        {m: x[:, 0] for m, x in alone.items()},
+    )
+    one = np.where(np.arange(6) == emotions.argmax(axis=1)[:, None], emotions, 0.0)
+    truth = np.where(voices[:, None], one, emotions)
+    found = Decision.fit(both, truth, sentiment=sentiment, recordings=recordings, exclusive=("audio",))
+    read, plain = found.read(both, recordings), found.read(both)
+    for a, b in zip(read, plain, strict=True):
+        np.testing.assert_allclose(a[voices], b[voices], rtol=1e-12)
+        assert not np.allclose(a[~voices], b[~voices])
+    assert (read[1][voices].sum(axis=1) <= 1 + 1e-9).all()
+    # The words are read as if the voices were of no recording, when it is fitted too.
+    of_words = [None if voice else r for voice, r in zip(voices, recordings, strict=True)]
+    again = Decision.fit(both, truth, sentiment=sentiment, recordings=of_words, exclusive=("audio",))
+    assert found == again
+    np.testing.assert_array_equal(found.read(both, of_words)[0], read[0])
+    assert found.context_thresholds["audio"] == found.thresholds["audio"]
+
+
 def test_a_decision_in_context_without_a_task():
     own, recordings, sentiment, emotions = corpus(60)
     own[:, 1:] = NAN

@@ -29,7 +29,7 @@ class Decision:
         calibration: set of modalities -> Platt scaling, or the temperature of a softmax.
         thresholds: set of modalities -> thresholds on the calibrated probabilities.
         anchors: set of several modalities -> how far its fused sentiment is trusted; wholly where it is not named.
-        context: how the other utterances of a recording are read with each.
+        context: how the other utterances of a recording are read with each; see :meth:`readable_together`.
         context_thresholds: as ``thresholds``, on the probabilities that it gives.
     """
 
@@ -99,13 +99,15 @@ class Decision:
             anchors = fit_anchors(raw.sentiment, raw.alone_sentiment, sentiment, raw.modalities)
         if recordings is None:
             return cls(late, calibration, thresholds, anchors)
-        own = values(*cls(late, calibration, {}, anchors).read(raw))
+        on_its_own = cls(late, calibration, {}, anchors)
+        own = values(*on_its_own.read(raw))
+        recordings = on_its_own.readable_together(raw.modalities, recordings)
         together = cls(late, calibration, {}, anchors, fit_context(own, recordings, sentiment, emotions))
         _, probabilities = together.read(raw, recordings)
         in_context = {
             key: limits(key, probabilities[rows], emotions[rows])
             for key, rows in sets.items()
-            if labelled[rows].any() and not np.isnan(probabilities[rows]).any()
+            if key not in exclusive and labelled[rows].any() and not np.isnan(probabilities[rows]).any()
         }
         return cls(late, calibration, thresholds, anchors, together.context, thresholds | in_context)
 
@@ -126,7 +128,22 @@ class Decision:
         if self.context is None or recordings is None:
             return own
         of_each = values(*own)
-        return outputs(self.context.apply(of_each, others_of(recordings, of_each)))
+        others = others_of(self.readable_together(raw.modalities, recordings), of_each)
+        return outputs(self.context.apply(of_each, others))
+
+    def readable_together(
+        self, modalities: Sequence[tuple[str, ...]], recordings: Sequence[str | None]
+    ) -> list[str | None]:
+        """The recordings, and None for utterances that are neither read with the others of theirs nor with others.
+
+        Those are the ones with at most one emotion, such as acted voices: their probabilities come to 1 with that of
+        none, which shifting each by itself would break.
+        """
+        alone = {key for key, calibration in self.calibration.items() if calibration.exclusive}
+        return [
+            None if modality_key(row) in alone else recording
+            for row, recording in zip(modalities, recordings, strict=True)
+        ]
 
     def sentiment(self, raw: RawPredictions) -> NDArray[np.float64]:
         """(n,) sentiment of each on its own, not clipped; NaN where the model has no such task."""
