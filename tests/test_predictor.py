@@ -11,6 +11,7 @@ from mmolre import EMOTIONS, Prediction, Predictor, UserError, Utterance
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow
 from mmolre.evaluate.thresholds import EmotionThresholds
+from mmolre.predict_file import predict_file
 from mmolre.predictor import CHUNK
 from tiny_corpus import write_wave
 
@@ -89,6 +90,25 @@ def many(n: int, sound: Path) -> list[Utterance]:
             audio = sound.parent / f"gone-{i}.wav"
         rows.append(Utterance(f"row {i}", text, audio, row=f"m.csv:{i + 2}"))
     return rows
+
+
+def test_a_file_may_be_named_by_text(predictor, sound):
+    assert next(iter(predictor.predict_many([Utterance("a", audio=str(sound))]))) == next(
+        iter(predictor.predict_many([Utterance("a", audio=sound)]))
+    )
+
+
+def test_a_device_that_is_not_there(tiny_run):
+    with pytest.raises(UserError, match="the device meta cannot be used here"):
+        mmolre.load(tiny_run.folder, device="meta")
+
+
+def test_a_bad_row_is_told_before_anything_is_predicted(predictor, tmp_path, monkeypatch):
+    (tmp_path / "m.csv").write_text("id,text,sentiment\n" + "".join(f"{i},good,0\n" for i in range(3)) + "x,bad,9\n")
+    monkeypatch.setattr(Predictor, "predict_many", lambda *_: pytest.fail("began"))
+    with pytest.raises(UserError, match=r"m\.csv:5: sentiment is 9"):
+        predict_file(predictor, [tmp_path / "m.csv"], tmp_path / "out.jsonl")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.csv"]
 
 
 def test_many_keep_their_order_and_failures_their_place(predictor, sound, tmp_path):

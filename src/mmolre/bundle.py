@@ -62,6 +62,14 @@ def model_folder(name: Path | str) -> Path:
     return folder / MODEL_FOLDER if (folder / MODEL_FOLDER / PIPELINE_FILE).exists() else folder
 
 
+def check_device(device: str) -> None:
+    """A :class:`UserError` where torch cannot compute on a device, e.g. ``cuda`` without a GPU."""
+    try:
+        torch.zeros(1, device=device).item()  # of a device that only plays one, nothing can be read
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(f"the device {device} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
 def load_bundle(
     name: Path | str | None = None,
     *,
@@ -79,8 +87,10 @@ def load_bundle(
             the model cannot be saved again.
 
     Raises:
-        UserError: no model there, a damaged file, encoder weights other than the model was trained with.
+        UserError: no such device, no model there, a damaged file, encoder weights other than the model was trained
+            with.
     """
+    check_device(device)
     folder = model_folder(name or SHIPPED)
     path = folder / PIPELINE_FILE
     try:

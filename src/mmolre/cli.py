@@ -71,10 +71,11 @@ def train(
     parsed = load_recipe(find_recipe(recipe), overrides)
 
     from mmolre import terminal
+    from mmolre.bundle import check_device
     from mmolre.train.loop import InterruptedRunError
     from mmolre.train.run import train as run_training
 
-    _check_device(device)
+    check_device(device)
     folder = out or Path("runs") / f"{parsed.name}-seed{parsed.seed}"
     again = f"stopped; run the same command again to go on ({folder})"
     try:
@@ -137,7 +138,8 @@ def evaluate(
     from mmolre.evaluate.run import evaluate as score
     from mmolre.evaluate.thresholds import modality_key
 
-    _check_device(device)
+    if out is not None and out.is_dir():
+        raise UserError(f"{out} is a folder: name a file to write the metrics to, such as metrics.json")
     bundle = load_bundle(None if run == "shipped" else run, device=device)
     chosen = None if modalities == "all" else tuple(dict.fromkeys(modalities.split("+")))
     with terminal.quiet_warnings(), terminal.encoding_progress() as progress:
@@ -204,7 +206,6 @@ def predict(
     from mmolre import terminal
     from mmolre.predictor import load
 
-    _check_device(device)
     sources = {"text": text_encoder, "audio": audio_encoder}
     predictor = load(model, encoders={m: source for m, source in sources.items() if source}, device=device)
     with terminal.quiet_warnings():
@@ -213,7 +214,7 @@ def predict(
 
             with terminal.counting("predicted") as progress:
                 counts = predict_file(predictor, data, out, audio_root=audio_root, progress=progress)
-            together = ", each read with the rest of its recording" if predictor.reads_context else ""
+            together = f", {counts.together} read with the rest of their recordings" if counts.together else ""
             terminal.plain(f"{counts.written} predictions in {out}{together}")
             if counts.failed:
                 terminal.tell_failures(counts.examples, counts.failed, f"; all in {counts.errors}")
@@ -298,16 +299,6 @@ def _needs_data(data: tuple[Path, ...]) -> None:
         raise UserError("no data: name a manifest with --data FILE (.csv, .jsonl or .parquet)")
 
 
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {device} cannot be used here: {reason}") from None
-
-
 def main() -> None:
     """Entry point of the command."""
     for stream in (sys.stdout, sys.stderr):
@@ -326,7 +317,7 @@ def main() -> None:
                 code = end.code
         sys.stdout.flush()
     except UserError as error:
-        print(f"mmolre: {error}", file=sys.stderr)
+        print(f"mmolre: {' '.join(str(error).splitlines())}", file=sys.stderr)  # names of files may hold line breaks
         code = 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

@@ -406,6 +406,9 @@ def _folds(text: str) -> tuple[float, float, float]:
 
 def _actors(option: str, text: str) -> list[int]:
     try:
-        return [int(part) for part in text.split(",") if part.strip()]
+        actors = [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise UserError(f"{option} {text}: expected numbers, e.g. 17,18") from None
+    if wrong := [actor for actor in actors if not 1 <= actor <= 24]:
+        raise UserError(f"{option} {text}: there is no actor {wrong[0]}, but 1 to 24")
+    return actors

@@ -188,17 +188,18 @@ def _experiment(
     given: tuple[tuple[Path, ...], Path, Path | None, Path | None, str],
     seeds: int,
 ) -> int:
-    from mmolre.cli import ROWS_FAILED, _cache, _check_device, _needs_data
+    from mmolre.cli import ROWS_FAILED, _cache, _needs_data
 
     data, out, audio_root, cache, device = given
     _needs_data(data)
     if seeds < 1:
         raise UserError(f"--seeds {seeds}: at least one is needed")
     from mmolre import terminal
+    from mmolre.bundle import check_device
     from mmolre.experiments.runs import Where
     from mmolre.train.loop import InterruptedRunError
 
-    _check_device(device)
+    check_device(device)
     try:
         with terminal.quiet_warnings(), terminal.training_display() as callbacks:
             failed = do(Where(data, out, audio_root, _cache(cache), device, callbacks), terminal.note)

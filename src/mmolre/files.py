@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,12 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
+    """A :class:`UserError` where ``out`` is one of the files that are read, and would be overwritten."""
+    if any(out.resolve() == path.resolve() for path in inputs):
+        raise UserError(f"{out} is to be read, and would be overwritten: give another --out")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -13,7 +13,7 @@ from mmolre.data.manifest import iter_manifest
 from mmolre.data.surroundings import surrounded
 from mmolre.errors import UserError
 from mmolre.evaluate.context import Recordings
-from mmolre.files import replacing
+from mmolre.files import refuse_inputs, replacing
 from mmolre.predictor import CHUNK, Prediction, Predictor, context_values
 from mmolre.schema import Utterance
 
@@ -21,12 +21,19 @@ KEPT_EXAMPLES = 5
 
 
 class Counts(NamedTuple):
-    """How a file of predictions came out: lines written, rows failed, where these are listed, and the first few."""
+    """How a file of predictions came out.
+
+    Attributes:
+        written: lines.
+        failed: rows that could not be read; ``errors`` lists them, ``examples`` are the first few.
+        together: of those written, the ones read with the rest of their recording.
+    """
 
     written: int
     failed: int
     errors: Path
     examples: list[FailedRow]
+    together: int = 0
 
 
 def predict_file(
@@ -54,8 +61,9 @@ def predict_file(
         raise UserError(f"{out} is a folder: name a file to write the predictions to, such as predictions.jsonl")
     errors = out.with_name(out.stem + ".errors.jsonl")
     for path in (out, errors):
-        if any(path.resolve() == manifest.resolve() for manifest in data):
-            raise UserError(f"{path} is a manifest to be read, and would be overwritten: give another --out")
+        refuse_inputs(path, data)
+    for _ in _rows(data, audio_root):  # what is wrong with a manifest is said before anything is predicted
+        pass
     written = failed = 0
     examples: list[FailedRow] = []
     with ExitStack() as stack:
@@ -85,7 +93,7 @@ def predict_file(
             results.write(_line(prediction.to_json()))
     if not failed:
         errors.unlink()
-    return Counts(written, failed, errors, examples)
+    return Counts(written, failed, errors, examples, own.together if own is not None else 0)
 
 
 def _rows(data: Sequence[Path], audio_root: Path | None) -> Iterator[Utterance]:
@@ -105,9 +113,11 @@ class _Own:
     def __init__(self, predictor: Predictor, file: IO[str]) -> None:
         self._predictor, self._file = predictor, file
         self._sums = Recordings()
+        self.together = 0
 
     def keep(self, prediction: Prediction, recording: str | None) -> None:
         read = self._predictor.bundle.decision.readable_together([tuple(prediction.modalities)], [recording])
+        self.together += read != [None]
         self._sums.add(read, context_values([prediction]))
         self._file.write(_line([recording, prediction.to_json()]))
 

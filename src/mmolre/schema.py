@@ -84,6 +84,11 @@ class Utterance:
     row: str = ""
     surroundings: Surroundings | None = field(default=None, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        """Take a file's name as text, too."""
+        if isinstance(self.audio, str):
+            object.__setattr__(self, "audio", Path(self.audio))
+
     @property
     def modalities(self) -> tuple[str, ...]:
         """The modalities that it claims to have: text, audio, then the names of ready-made features."""

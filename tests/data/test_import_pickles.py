@@ -266,6 +266,14 @@ def test_where_padding_stands(tmp_path, padding, rows):
 
 def test_parquet_and_datasets(manifest, tmp_path):
     assert export_parquet(manifest, tmp_path / "n.parquet") == 3
+    before = manifest.read_bytes()
+    with pytest.raises(UserError, match=r"name a file that ends in \.parquet"):
+        export_parquet(manifest, manifest)
+    with pytest.raises(UserError, match="would be overwritten"):
+        export_mmsa(manifest, manifest)
+    with pytest.raises(UserError, match="would be overwritten"):
+        export_parquet(tmp_path / "n.parquet", tmp_path / "n.parquet")
+    assert manifest.read_bytes() == before
     before, after = read_manifest(manifest), read_manifest(tmp_path / "n.parquet")
     assert [replace(row, row="") for row in before] == [replace(row, row="") for row in after]
     assert export_datasets(manifest, tmp_path / "hub") == 3

@@ -40,6 +40,33 @@ class TestCsv:
         assert provenance["options"]["scales"] == {"sentiment": [0, 10], "emotions": [0, 100]}
         assert provenance["inputs"][0]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
 
+    def test_the_table_itself_is_not_overwritten(self, tmp_path):
+        content = "id,text,note\na,hello,precious\n"
+        path = put(tmp_path / "t.csv", content)
+        with pytest.raises(UserError, match=r"t\.csv is to be read, and would be overwritten: give another --out"):
+            import_csv([path], tmp_path / "x" / ".." / "t.csv", TableOptions())
+        assert path.read_text() == content
+
+    @pytest.mark.parametrize(("name", "told"), [("words", "nope"), ("text", "cannot be called 'text'")])
+    def test_features_that_cannot_be_leave_nothing(self, tmp_path, name, told):
+        path = put(tmp_path / "t.csv", "id,text\na,hello\n")
+        file = tmp_path / ("nope.npz" if name == "words" else "f.npz")
+        np.savez(tmp_path / "f.npz", ids=np.array(["a"]), x=np.zeros((1, 3)))
+        with pytest.raises(UserError, match=told):
+            import_csv([path], tmp_path / "out", TableOptions(features={name: file}))
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("delimiter", ["", ";;", '"'])
+    def test_a_delimiter_is_one_character(self, tmp_path, delimiter):
+        path = put(tmp_path / "t.csv", "id,text\na,hello\n")
+        with pytest.raises(UserError, match="the delimiter is one character, such as ; or a tab"):
+            import_csv([path], tmp_path / "out", TableOptions(delimiter=delimiter))
+
+    def test_an_encoding_that_needs_its_mark(self, tmp_path):
+        path = put(tmp_path / "t.csv", "id,text\na,hello\n")
+        with pytest.raises(UserError, match=r"t\.csv: not utf-16 text"):
+            import_csv([path], tmp_path / "out", TableOptions(encoding="utf-16"))
+
     def test_one_column_of_emotions(self, tmp_path):
         path = put(
             tmp_path / "t.jsonl", '{"text": "a", "label": "Joy"}\n{"text": "b", "label": "neutral"}\n{"text": "c"}\n'

@@ -4,6 +4,7 @@ import pytest
 
 from mmolre.data.importers import import_mosi, import_ravdess
 from mmolre.data.manifest import ManifestWarning, read_manifest
+from mmolre.data.surroundings import surrounded
 from mmolre.errors import UserError
 
 MOSI = """video_id,clip_id,start,end,split,text,sentiment
@@ -112,6 +113,15 @@ class TestMosi:
         assert summary.dropped == [("audio/stray.flac", "no such segment in segments.csv")]
         assert summary.notes == ["2 of 3 utterances have audio"]
 
+    def test_rows_stand_as_they_were_said(self, tmp_path):
+        """A clip's times go, and what surrounds an utterance is read by the order of rows alone."""
+        lines = [f"v,{i},{i}.0,{i}.9,train,word{i}" for i in (1, 10, 11, 2, 3)] + ["u,1,5.0,6.0,train,other"]
+        touch(tmp_path / "audio" / "v_10.wav", tmp_path / "audio" / "v_2.wav")
+        (tmp_path / "segments.csv").write_text("video_id,clip_id,start,end,split,text\n" + "\n".join(lines))
+        rows = surrounded(read_manifest(import_mosi(tmp_path, tmp_path).path))
+        said = {row.id: row.surroundings.texts for row in rows if row.surroundings}
+        assert said == {f"v_{i}": ("word1", "word2", "word3", "word10", "word11") for i in (1, 2, 3, 10, 11)}
+
     @pytest.mark.parametrize("name", ["out", "out/m.csv", "out/m.jsonl", "out/m.parquet"])
     def test_a_manifest_elsewhere_finds_the_audio_by_its_sidecar(self, source, tmp_path, name, monkeypatch):
         monkeypatch.chdir(tmp_path)
@@ -138,7 +148,7 @@ class TestMosi:
 
     def test_an_out_folder_that_cannot_be(self, source, tmp_path):
         (tmp_path / "file").touch()
-        with pytest.raises(UserError, match="cannot be made"):
+        with pytest.raises(UserError, match="cannot write"):
             import_mosi(source, tmp_path / "file" / "out")
 
 

@@ -42,6 +42,15 @@ def test_sentiment_of_one_and_emotions_of_the_other(tmp_path):
     assert not any("conflict" in note for note in summary.notes)
 
 
+def test_neither_manifest_is_overwritten(tmp_path):
+    a = put(tmp_path / "a", [Utterance("1", text="x")])
+    b = put(tmp_path / "b", [Utterance("1", text="x")])
+    before = b.read_text()
+    with pytest.raises(UserError, match="would be overwritten"):
+        merge_manifests([a, b], b)
+    assert b.read_text() == before
+
+
 def test_conflicts_are_listed_and_the_first_wins(tmp_path):
     a = put(tmp_path / "a", [Utterance("1", text="so good", sentiment=1, split="train", emotions=(1, *NONE[1:]))])
     b = put(tmp_path / "b", [Utterance("1", text="so bad", sentiment=1.0004, split="test", emotions=(2, *NONE[1:]))])

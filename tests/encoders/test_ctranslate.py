@@ -187,3 +187,19 @@ def test_parity_with_ctranslate2():
         got = whisper_states(ours.module, torch.from_numpy(mel))[-1].numpy()
     assert json.loads((ours.folder / "config.json").read_text())["alignment_heads"]  # CTranslate2's own config
     np.testing.assert_allclose(got, expected, atol=1e-3)
+
+
+@pytest.mark.encoders
+def test_encoding_first_does_not_cost_the_gradients():
+    import torch
+
+    from mmolre.encoders.audio import AudioEncoder, whisper_states
+    from mmolre.encoders.weights import SOURCES, find
+
+    if find(SOURCES["whisper-tiny-en"]) is None:
+        pytest.skip("whisper-tiny-en is not installed: run `mmolre encoders fetch`")
+    encoder = AudioEncoder("whisper-tiny-en")  # loaded by what encodes first, in inference mode
+    encoder.encode([np.zeros(16_000, np.float32)])
+    mel = torch.zeros(1, 80, 100, requires_grad=True)
+    whisper_states(encoder.module, mel)[-1].sum().backward()
+    assert mel.grad is not None

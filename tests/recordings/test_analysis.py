@@ -11,7 +11,7 @@ import pytest
 import mmolre
 from mmolre import Timeline, UserError
 from mmolre.recordings.analysis import Analyzer
-from mmolre.recordings.batch import analyze_all, find_recordings
+from mmolre.recordings.batch import analyze_all, find_recordings, find_transcript
 from mmolre.recordings.summary import disagreements, strongest, summarise
 from mmolre.recordings.timeline import COLUMNS, read_timeline
 from tiny_corpus import write_wave
@@ -182,6 +182,24 @@ def test_many_with_one_broken_and_two_of_one_name(analyzer, tmp_path):
     assert [r.again for r in second if r.timeline] == [True, True]
     alone = analyze_all(analyzer, [tmp_path / "in" / "b" / "talk.wav"], out, transcripts=tmp_path / "words")
     assert alone[0].again  # not mistaken for the other of its name
+    assert not alone[0].without
+
+
+def test_which_transcript_is_a_recordings_own(tmp_path):
+    recording = tmp_path / "Talk.v2.MP4"
+    for names, expected in (
+        (["talk.v2.SRT", "talk.v2.en.srt", "other.srt", "talk.srt"], "talk.v2.SRT"),
+        (["Talk.v2.MP4.srt", "Talk.v2.txt"], "Talk.v2.MP4.srt"),
+        (["talk.v2.de.vtt", "talk.v2.en.vtt", "talk.v2.txt"], "talk.v2.en.vtt"),
+        (["talk.v2.fr.vtt", "talk.v2.de.vtt"], "talk.v2.de.vtt"),
+        (["talk.v2.english.vtt", "talk.srt"], None),
+    ):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name in names:
+            (folder / name).touch()
+        found = find_transcript(recording, folder)
+        assert (found and found.name) == expected
 
 
 def test_one_transcript_is_not_taken_for_several_recordings(analyzer, recording, tmp_path):

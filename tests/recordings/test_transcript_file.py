@@ -40,6 +40,26 @@ def test_webvtt_with_speakers_and_language(tmp_path):
     assert (found.language, found.language_source) == ("en", "named by the transcript")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.srt", SRT.replace("\n\n", "\n")),  # the second cue's number stands below the first cue's words
+        ("a.srt", "00:01.000 --> 00:02.500\nHello there & welcome.\n00:03.000 --> 00:04.000\nSecond\nline"),
+        ("a.vtt", "WEBVTT\n\n00:01.000 --> 00:02.500\nHello there & welcome.\n00:03.000 --> 00:04.000\nSecond\nline"),
+    ],
+)
+def test_cues_without_blank_lines_between_them(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    found = read_transcript(tmp_path / name, 10)
+    assert said(found) == [(None, "Hello there & welcome. Second line")]
+    assert found.passages[0].words[4].start == 3.0
+
+
+def test_a_cue_that_is_a_number(tmp_path):
+    (tmp_path / "a.srt").write_text("00:01.000 --> 00:02.000\n7\n00:03.000 --> 00:04.000\n8\n")
+    assert said(read_transcript(tmp_path / "a.srt", 10)) == [(None, "7"), (None, "8")]
+
+
 def test_json_of_transcribers_with_word_times(tmp_path):
     words = [{"word": " Good", "start": 1.0, "end": 1.2}, {"word": " day.", "start": 1.6, "end": 2.0}]
     segments = [

@@ -13,7 +13,7 @@ from mmolre.data.feature_file import FeatureFile
 from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.data.mmsa_layout import COLUMNS, ID_MARK, NAMES, OURS, UNSPLIT
 from mmolre.errors import UserError
-from mmolre.files import replacing, write_text
+from mmolre.files import refuse_inputs, replacing, write_text
 from mmolre.schema import EMOTIONS, SPLITS, Utterance
 
 _CLASSES = ("Negative", "Neutral", "Positive")  # MMSA's annotations, in the order of its classification labels
@@ -46,6 +46,7 @@ def export_mmsa(manifest: Path, out: Path, *, audio_root: Path | None = None, pa
     Raises:
         UserError: a bad manifest or feature file, features too large for the memory.
     """
+    refuse_inputs(out, [manifest])
     rows = read_manifest(manifest, audio_root=audio_root)
     files = open_features(rows)
     keys = _keys(files)
@@ -122,7 +123,13 @@ def export_parquet(manifest: Path, out: Path, *, audio_root: Path | None = None)
 
     Feature files are not copied: their names stay in the sidecar, so ``out`` must lie in the manifest's folder if it
     has any.
+
+    Raises:
+        UserError: a bad manifest; ``out`` is that very manifest, or does not end in .parquet.
     """
+    if out.suffix.lower() != ".parquet":
+        raise UserError(f"{out}: name a file that ends in .parquet")
+    refuse_inputs(out, [manifest])
     rows = read_manifest(manifest, audio_root=audio_root)
     audio = [row.audio for row in rows if row.audio is not None]
     root = Path(os.path.commonpath([path.parent.absolute() for path in audio])) if audio else None

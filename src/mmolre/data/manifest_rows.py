@@ -42,6 +42,8 @@ def iter_rows(path: Path, wanted: Collection[str], delimiter: str = ",", encodin
         UserError: the file cannot be read, or is not what its ending says.
     """
     suffix = check_suffix(path)
+    if len(delimiter) != 1 or delimiter in '"\r\n':
+        raise UserError(f"the delimiter is one character, such as ; or a tab, and not {delimiter!r}")
     row = 0
     try:
         if suffix == ".csv":
@@ -50,7 +52,7 @@ def iter_rows(path: Path, wanted: Collection[str], delimiter: str = ",", encodin
             rows = _jsonl_rows(path) if suffix == ".jsonl" else _parquet_rows(path, wanted)
         for row, values in rows:
             yield row, values
-    except UnicodeDecodeError:
+    except UnicodeError:
         name = "UTF-8" if encoding == "utf-8-sig" else encoding
         raise UserError(f"{path}: not {name} text after row {row}: save the file as UTF-8") from None
     except LookupError:

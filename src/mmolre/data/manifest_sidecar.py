@@ -81,11 +81,16 @@ def sidecar_text(manifest: Path, audio_root: str | None, features: Mapping[str, 
     return json.dumps(content, ensure_ascii=False) + "\n" if content else None
 
 
-def _feature(folder: Path, name: str, file: str, where: str) -> Path:
+def check_feature_name(name: str, where: str) -> None:
+    """A :class:`UserError`, of ``where`` the name stands, where features cannot be called so."""
     if not FEATURE_NAME.fullmatch(name) or name in RESERVED:
         raise UserError(
             f"{where}: features cannot be called {name!r}: use letters, digits, _ and -, and neither text nor audio"
         )
+
+
+def _feature(folder: Path, name: str, file: str, where: str) -> Path:
+    check_feature_name(name, where)
     path = folder / file
     try:
         inside = Path(os.path.realpath(folder)) in Path(os.path.realpath(path)).parents

@@ -15,7 +15,7 @@ from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
 from mmolre.data.provenance import provenance_path, write_provenance
 from mmolre.errors import UserError
-from mmolre.files import replacing
+from mmolre.files import refuse_inputs, replacing
 from mmolre.schema import EMOTIONS, Utterance
 
 On = Literal["id", "times"]
@@ -46,6 +46,8 @@ def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Ro
         UserError: fewer than two manifests, a bad one, no row in common, one id for rows of different times.
     """
     paths = [Path(path) for path in paths]
+    manifest = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
+    refuse_inputs(manifest, paths)
     if len(paths) < 2:
         raise UserError("merging needs two manifests or more")
     sources = [read_manifest(path) for path in paths]
@@ -60,7 +62,6 @@ def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Ro
     twice = [name for name, count in Counter(row.id for row in merged).items() if count > 1]
     if twice:
         raise UserError(f"the id {twice[0]!r} is that of two rows whose times differ: merge on ids, or --rows first")
-    manifest = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
     ids = {key: row.id for of in reversed(keyed) for key, row in of.items()}
     renamed = [{row.id: ids[key] for key, row in of.items()} for of in keyed]
     counts = [sum(key in of for key in keys) for of in keyed]

@@ -123,6 +123,7 @@ class AudioEncoder(Encoder):
         """
         import torch
 
+        _ = self.module  # loaded before inference mode, in which weights are made that no gradient passes
         done = []
         for number, wave in enumerate(items, 1):
             if reason := self.check(wave):

@@ -1,10 +1,8 @@
 """From predictions to ``metrics-SPLIT.json`` and a table, the trivial predictors always beside."""
 
-import contextlib
 import difflib
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from mmolre.errors import UserError
 from mmolre.evaluate.emotion import emotion_metrics
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.evaluate.thresholds import EmotionThresholds, modality_key, thresholds_for
+from mmolre.files import write_text
 from mmolre.schema import EMOTIONS
 
 ON_ITS_OWN = "on_its_own"
@@ -139,14 +138,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Any]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise UserError(f"{path}: cannot be written ({error.strerror}); free space or choose another folder") from None
+    write_text(path, json.dumps(metrics, indent=2, allow_nan=False) + "\n")
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> str:

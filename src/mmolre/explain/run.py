@@ -107,7 +107,8 @@ def explain(
     """
     if wanted is not None and (not data or text is not None or audio is not None):
         raise UserError("an --id is looked up in --data, and needs no --text or --audio")
-    out.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for what is explained")
     failed = 0
     conflicts = explain_conflict([Path(run) for run in runs], out, tell)
     given = Utterance("utterance", text, audio) if text is not None or audio is not None else None

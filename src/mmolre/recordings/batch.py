@@ -1,5 +1,6 @@
 """Many recordings: each into a folder of its own, an overview of all; what is done already is not done again."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Result:
         timeline: ``None`` where it failed.
         failure: why, in one line.
         again: whether it was there already.
+        without: whether it has no transcript in the folder that was given for all.
     """
 
     path: Path
@@ -34,6 +36,7 @@ class Result:
     timeline: Timeline | None
     failure: str | None = None
     again: bool = False
+    without: bool = False
 
 
 def find_recordings(paths: Sequence[Path]) -> list[Path]:
@@ -56,11 +59,18 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
 
 
 def find_transcript(recording: Path, folder: Path) -> Path | None:
-    """The transcript of the recording's name in the folder, if there is one."""
+    """The transcript of the recording's name in the folder, if there is one; capitals do not matter.
+
+    Of ``talk.srt``, ``talk.mp4.srt`` and ``talk.en.srt`` the first that is there, by :data:`FORMATS` first of all; of
+    several languages English, which is what is read, else the first.
+    """
+    there = {path.name.casefold(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_file()}
     for suffix in FORMATS:
-        for name in (f"{recording.stem}{suffix}", f"{recording.name}{suffix}"):
-            if (folder / name).is_file():
-                return folder / name
+        tongue = re.compile(re.escape(recording.stem.casefold()) + r"\.([a-z]{2})" + re.escape(suffix))
+        named = sorted((name for name in there if tongue.fullmatch(name)), key=lambda n: (".en." not in n, n))
+        for name in (f"{recording.stem}{suffix}", f"{recording.name}{suffix}", *named):
+            if path := there.get(name.casefold()):
+                return path
     return None
 
 
@@ -98,7 +108,8 @@ def analyze_all(
                 taken.add(folder)
                 kept = analyzer.done(path, transcript, folder)
                 timeline = kept or analyzer.analyze(path, transcript, folder, progress(number, path))
-                result = Result(path, folder, timeline, again=kept is not None)
+                without = transcripts is not None and transcript is None
+                result = Result(path, folder, timeline, again=kept is not None, without=without)
             except (UserError, OSError, RuntimeError, ValueError) as error:  # whatever a codec or a transcriber raises
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 result = Result(path, folder, None, reason.removeprefix(f"{path}: "))

@@ -65,6 +65,9 @@ def _many(analyzer: Analyzer, paths: list[Path], transcript: Path | None, out: P
                 again = " (analysed before)" if result.again else ""
                 terminal.plain(f"{result.path.name}: {_in_short(result.timeline)}{again}")
 
+            if result.without and result.timeline is not None:
+                terminal.note(f"{result.path.name}: no transcript of this name in {transcript}; transcribed")
+
         results = analyze_all(
             analyzer,
             recordings,

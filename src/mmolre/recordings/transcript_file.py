@@ -4,7 +4,6 @@ Times are read to the millisecond. A speaker is read from VTT's ``<v Name>``, JS
 start of a cue, or ``NAME:`` where at least two cues begin with that name.
 """
 
-import html
 import json
 import math
 import re
@@ -14,16 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmolre.data.subtitles import subtitle_cues
 from mmolre.errors import UserError
 from mmolre.recordings.words import Passage, Transcript, Word, clock, joined, name_of, spread
 
 FORMATS = (".srt", ".vtt", ".json", ".txt")
 
 _SLACK_SECONDS = 2.0  # subtitles often stay a little longer than the sound
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
-_CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
-_VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
-_TAG = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
 _BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]:?\s+(?=\S)")
 _NAMED = re.compile(r"[-–]?\s*([^\W\d_][\w .'’-]{0,30}):\s+(?=\S)")
 _SENTENCE_END = re.compile(r"[.!?…。！？]")
@@ -59,7 +55,7 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
         cues, named = _json_cues(path, content)
         language = named or language
     else:
-        cues = list(_subtitle_cues(content))
+        cues = [_Cue(*cue) for cue in subtitle_cues(content)]
         if kind == ".vtt" and (header := re.search(r"^Language:\s*([A-Za-z]{2})\b", content[:2000], re.MULTILINE)):
             language = header[1].lower()
     if not cues:
@@ -93,29 +89,6 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: not text in UTF-8: save it as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _subtitle_cues(content: str) -> Iterator[_Cue]:
-    times: tuple[float, float] | None = None
-    lines: list[str] = []
-    for line in [*content.split("\n"), ""]:
-        if match := _CUE.fullmatch(line):
-            times, lines = (_seconds(match.groups()[:4]), _seconds(match.groups()[4:])), []
-        elif line.strip():
-            lines.append(line.strip())
-        elif times is not None:
-            start, end = times
-            text = " ".join(lines)
-            speaker = _VOICE.search(text)
-            text = " ".join(html.unescape(_TAG.sub("", text)).split())
-            if text and start < end:
-                yield _Cue(start, end, text, html.unescape(speaker[1]).strip() if speaker else None)
-            times = None
-
-
-def _seconds(parts: tuple[str | None, ...]) -> float:
-    hours, minutes, seconds, rest = parts
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + int((rest or "0").ljust(3, "0")) / 1000
 
 
 def _json_cues(path: Path, content: str) -> tuple[list[_Cue], str | None]:

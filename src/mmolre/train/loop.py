@@ -214,9 +214,12 @@ class Trainer:
         )
         primary = self.recipe.training.primary
         for task in {key.split(".")[0] for key in primary} - set(metrics):
+            known = task in self.recipe.model.tasks
+            reason = f"no valid utterance has a label of {task}" if known else f"the model has no task {task}"
+            other = "sentiment.corr" if "sentiment" in metrics else "emotion.macro_f1"
             raise UserError(
-                f"training.primary is {', '.join(primary)}, but no valid utterance has a label of {task}: "
-                "choose a metric of what is labelled, e.g. --set 'training.primary=[sentiment.corr]'"
+                f"training.primary is {', '.join(primary)}, but {reason}: "
+                f"choose a metric of what is labelled, e.g. --set 'training.primary=[{other}]'"
             )
         values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in primary]
         score = float(np.mean(np.nan_to_num(values, nan=-10.0)))

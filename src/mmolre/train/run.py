@@ -129,10 +129,12 @@ def train(
         InterruptedRunError: the callbacks asked to stop; the run can go on later.
     """
     callbacks = callbacks or Callbacks()
-    _claim_folder(recipe, out, device)
     sources = make_sources(recipe, device)
     utterances = read_manifests(list(data), audio_root=audio_root)
     usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(sources)]
+    for split in ("train", "valid"):  # what is not there need not be encoded first
+        _rows(usable, usable, split, recipe, [str(d) for d in data])
+    _claim_folder(recipe, out, device)
     dataset = build_dataset(usable, sources, cache, progress=callbacks.encoding)
     (out / FAILED_FILE).unlink(missing_ok=True)
     if dataset.failed:

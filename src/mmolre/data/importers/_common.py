@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmolre.data.manifest import write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
+from mmolre.data.manifest_sidecar import check_feature_name
 from mmolre.data.provenance import write_provenance
 from mmolre.errors import UserError
+from mmolre.files import refuse_inputs
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, SPLITS, Utterance
 
 if TYPE_CHECKING:
@@ -83,10 +85,10 @@ def finish(
     """
     out = Path(out)
     path = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{path.parent}: the folder cannot be made: {error.strerror}") from None
+    inputs = list(inputs)
+    refuse_inputs(path, inputs)
+    for name in features or {}:
+        check_feature_name(name, str(path))
     dropped, notes = list(dropped), list(notes)
     files, held = _write_features(path, features or {}, notes)
     kept = []

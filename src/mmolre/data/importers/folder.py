@@ -1,18 +1,14 @@
 """A folder of recordings, each with its words beside it: ``talk.mp4`` and ``talk.txt`` or ``talk.srt``."""
 
-import html
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmolre.data.importers._common import MEDIA_SUFFIXES, ImportSummary, check_source, finish
+from mmolre.data.subtitles import subtitle_cues
 from mmolre.errors import UserError
 from mmolre.schema import Utterance
 
 _EXPECTED = "recordings (wav, flac, mp3, mp4, ...) with their words beside them as .txt or .srt"
-_TIME = r"(\d+):(\d\d):(\d\d)[,.](\d{1,3})"
-_CUE = re.compile(rf"{_TIME}\s*-->\s*{_TIME}.*")
-_TAG = re.compile(r"<[^>]*>|\{\\[^}]*\}")
 
 
 def import_folder(sources: Sequence[Path], out: Path) -> ImportSummary:
@@ -51,7 +47,7 @@ def _utterances(path: Path, name: str, inputs: list[Path]) -> Iterator[Utterance
         subtitles = path.with_suffix(suffix)
         if subtitles.is_file():
             inputs.append(subtitles)
-            for number, (start, end, words) in enumerate(_cues(_read(subtitles)), 1):
+            for number, (start, end, words, _) in enumerate(subtitle_cues(_read(subtitles)), 1):
                 yield Utterance(
                     f"{name}#{number}", text=words, audio=path, start=start, end=end, cut=True, video_id=name
                 )
@@ -71,25 +67,3 @@ def _read(path: Path) -> str:
         raise UserError(f"{path}: not UTF-8 text: save the file as UTF-8") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
-def _cues(content: str) -> Iterator[tuple[float, float, str]]:
-    """Start, end and words of each cue that has words and lasts."""
-    times: tuple[float, float] | None = None
-    lines: list[str] = []
-    for line in [*content.splitlines(), ""]:
-        match = _CUE.fullmatch(line.strip())
-        if match:
-            times, lines = (_seconds(match.groups()[:4]), _seconds(match.groups()[4:])), []
-        elif line.strip():
-            lines.append(line.strip())
-        elif times is not None:
-            words = " ".join(html.unescape(_TAG.sub("", " ".join(lines))).split())
-            if words and times[0] < times[1]:
-                yield *times, words
-            times = None
-
-
-def _seconds(parts: Sequence[str]) -> float:
-    hours, minutes, seconds = (int(part) for part in parts[:3])
-    return hours * 3600 + minutes * 60 + seconds + int(parts[3].ljust(3, "0")) / 1000

@@ -20,7 +20,8 @@ def import_mosi(source: Path, out: Path) -> ImportSummary:
     """Write the manifest of CMU-MOSI: text, sentiment, and audio where the segment's own file is there.
 
     A file is one clip, so rows with audio get no start and end: those of ``segments.csv`` are times in the source
-    video. They stay, as information, in rows without audio. A blank sentiment stays blank.
+    video. They stay, as information, in rows without audio. A blank sentiment stays blank. A video's rows stand in the
+    order in which they were said.
 
     Raises:
         UserError: no folder, no ``segments.csv`` in it, or one that is no manifest.
@@ -29,7 +30,8 @@ def import_mosi(source: Path, out: Path) -> ImportSummary:
     segments = source / "segments.csv"
     if not segments.is_file():
         raise UserError(f"{source}: no segments.csv: expected {_EXPECTED}")
-    utterances = read_manifest(segments)
+    # Once the times are gone, the order alone tells what was said before what; the file has 10 before 2.
+    utterances = sorted(read_manifest(segments), key=lambda u: (u.video_id or "", u.start or 0.0))
     clips = _clips(source)
     rows = []
     for utterance in utterances:
