@@ -127,7 +127,7 @@ def _teachers(names: list[str]) -> str:
     kept = [json.loads((model_folder(name) / PIPELINE_FILE).read_text()) for name in names]
     recipes = Counter(teacher["about"]["recipe"] for teacher in kept)
     told = " and ".join(f"`{name}`" + (f" ({n} seeds, their mean)" if n > 1 else "") for name, n in recipes.items())
-    return f" It also learned what {told} says\nof the words of the same training utterances."
+    return f" It also learned what {told} says of the words\nof the same training utterances."
 
 
 def _origin(recipe: dict[str, Any]) -> str:
@@ -136,9 +136,9 @@ def _origin(recipe: dict[str, Any]) -> str:
     if name is None:
         return _teachers(recipe["teachers"])
     before = json.loads((model_folder(name).parent / RECIPE_FILE).read_text())
-    told = f" It began as\n`{before['name']}`, seed {before['seed']}"
+    told = f" It began as `{before['name']}`, seed {before['seed']}"
     for modality in recipe["start_fresh"]:
-        told += f", of which what reads {modality} was learned anew"
+        told += f", of which what reads {modality} was\nlearned anew"
     return told + "." + _teachers(before["teachers"] + recipe["teachers"])
 
 
