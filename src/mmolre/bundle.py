@@ -87,10 +87,8 @@ def load_bundle(
             the model cannot be saved again.
 
     Raises:
-        UserError: no such device, no model there, a damaged file, encoder weights other than the model was trained
-            with.
+        UserError: no model there, a damaged file, encoder weights other than the model was trained with.
     """
-    check_device(device)
     folder = model_folder(name or SHIPPED)
     path = folder / PIPELINE_FILE
     try:

@@ -133,13 +133,14 @@ def evaluate(
     """
     _needs_data(data)
     from mmolre import terminal
-    from mmolre.bundle import load_bundle
+    from mmolre.bundle import check_device, load_bundle
     from mmolre.evaluate.report import metrics_table, write_metrics
     from mmolre.evaluate.run import evaluate as score
     from mmolre.evaluate.thresholds import modality_key
 
     if out is not None and out.is_dir():
         raise UserError(f"{out} is a folder: name a file to write the metrics to, such as metrics.json")
+    check_device(device)
     bundle = load_bundle(None if run == "shipped" else run, device=device)
     chosen = None if modalities == "all" else tuple(dict.fromkeys(modalities.split("+")))
     with terminal.quiet_warnings(), terminal.encoding_progress() as progress:

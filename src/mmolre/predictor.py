@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmolre.bundle import Bundle, load_bundle
+from mmolre.bundle import Bundle, check_device, load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, build_dataset
 from mmolre.encoders.text import TextEncoder
@@ -188,8 +188,9 @@ def load(
         device: where torch runs it, e.g. ``cuda``.
 
     Raises:
-        UserError: no model there, a damaged one, or encoder weights that are missing or others.
+        UserError: no such device, no model there, a damaged one, or encoder weights that are missing or others.
     """
+    check_device(device)
     return Predictor(load_bundle(model, overrides=encoders, device=device))
 
 
