@@ -144,7 +144,7 @@ def figure(path: Path, content: dict[str, Any]) -> list[Path]:
             values = [scale * v for v in content["cells"][kind][key]]
             axis.plot(experts, values, "o-", color=colour, markersize=4)
             axis.annotate(
-                KINDS[kind], (experts[0], values[0]), (0, 8), textcoords="offset points", color=colour, fontsize=8
+                KINDS[kind], (experts[0], values[0]), (-2, -14), textcoords="offset points", color=colour, fontsize=8
             )
         axis.set_yscale("log")
         axis.margins(y=0.22)

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from mmolre.model.gated import gated_gelu
 from mmolre.model.neighbours import KERNEL, Neighbours
 
-GATHER_SAVES, GATHER_COPIES = 2.4, 80.0
-"""Gathering beats computing all where it saves the factor 2.4 + 80 / T of multiplications: copying the columns costs
+GATHER_SAVES, GATHER_COPIES = 1.6, 44.0
+"""Gathering beats computing all where it saves the factor 1.6 + 44 / T of multiplications: copying the columns costs
 the same however long an utterance is. Measured by ``benchmarks/gather.py`` on a CPU, float32, forward + backward."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu, "none": lambda x: x}
