@@ -193,6 +193,7 @@ def test_which_transcript_is_a_recordings_own(tmp_path):
         (["talk.v2.de.vtt", "talk.v2.en.vtt", "talk.v2.txt"], "talk.v2.en.vtt"),
         (["talk.v2.fr.vtt", "talk.v2.de.vtt"], "talk.v2.de.vtt"),
         (["talk.v2.english.vtt", "talk.srt"], None),
+        (["TALK.v2.srt", "Talk.v2.srt", "talk.v2.srt"], "Talk.v2.srt"),
     ):
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()

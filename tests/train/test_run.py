@@ -165,3 +165,19 @@ def test_the_seed_draws_the_first_weights(tiny_encoders):
     assert any(not torch.equal(x, other[name]) for name, x in first.items())
     shapes = {m: (c.width, c.layers) for m, c in make_model(recipe, encoders, no_rows).config.modalities.items()}
     assert shapes == {"text": (16, 1), "audio": (16, 2)}
+
+
+def test_where_no_row_can_be_used_the_reason_is_told(tiny_encoders, cache, tmp_path):
+    rows = "".join(f"{split},gone-{split}.wav,{split},1\n" for split in ("train", "valid"))
+    (tmp_path / "m.csv").write_text("id,audio,split,sentiment\n" + rows)
+    with pytest.raises(
+        UserError, match=r"no usable row of split 'train' .*; 2 could not be used, the first, train: .*gone"
+    ):
+        train(corpus_recipe(tiny_encoders, epochs=1), [tmp_path / "m.csv"], tmp_path / "run", cache=cache)
+
+
+def test_where_a_split_is_missing_nothing_is_begun(tiny_encoders, cache, tmp_path):
+    (tmp_path / "m.csv").write_text("id,audio,split,sentiment\na,gone.wav,train,1\n")
+    with pytest.raises(UserError, match=r"no usable row of split .valid. .* needs train and valid rows$"):
+        train(corpus_recipe(tiny_encoders, epochs=1), [tmp_path / "m.csv"], tmp_path / "run", cache=cache)
+    assert not (tmp_path / "run").exists()

@@ -59,17 +59,18 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
 
 
 def find_transcript(recording: Path, folder: Path) -> Path | None:
-    """The transcript of the recording's name in the folder, if there is one; capitals do not matter.
+    """The recording's transcript in the folder, if there is one; capitals matter only where two names differ by them.
 
     Of ``talk.srt``, ``talk.mp4.srt`` and ``talk.en.srt`` the first that is there, by :data:`FORMATS` first of all; of
     several languages English, which is what is read, else the first.
     """
-    there = {path.name.casefold(): path for path in sorted(folder.iterdir(), reverse=True) if path.is_file()}
+    files = [path for path in sorted(folder.iterdir(), reverse=True) if path.is_file()]
+    there = {path.name.casefold(): path for path in files} | {path.name: path for path in files}
     for suffix in FORMATS:
         tongue = re.compile(re.escape(recording.stem.casefold()) + r"\.([a-z]{2})" + re.escape(suffix))
         named = sorted((name for name in there if tongue.fullmatch(name)), key=lambda n: (".en." not in n, n))
         for name in (f"{recording.stem}{suffix}", f"{recording.name}{suffix}", *named):
-            if path := there.get(name.casefold()):
+            if path := there.get(name) or there.get(name.casefold()):
                 return path
     return None
 

@@ -133,7 +133,7 @@ def train(
     utterances = read_manifests(list(data), audio_root=audio_root)
     usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(sources)]
     for split in ("train", "valid"):  # what is not there need not be encoded first
-        _rows(usable, usable, split, recipe, [str(d) for d in data])
+        _labelled(usable, split, recipe, data)
     _claim_folder(recipe, out, device)
     dataset = build_dataset(usable, sources, cache, progress=callbacks.encoding)
     (out / FAILED_FILE).unlink(missing_ok=True)
@@ -141,7 +141,7 @@ def train(
         lines = "".join(json.dumps(row._asdict()) + "\n" for row in dataset.failed)
         write_text(out / FAILED_FILE, lines)
     rows = {
-        split: _rows(dataset.utterances, dataset.arrays, split, recipe, [str(d) for d in data])
+        split: _rows(dataset.utterances, dataset.arrays, split, recipe, data, dataset.failed)
         for split in ("train", "valid")
     }
     about = _about(recipe, rows["train"].utterances, device)
@@ -213,7 +213,22 @@ def _claim_folder(recipe: Recipe, out: Path, device: str) -> None:
     (out / TAUGHT_FILE).unlink(missing_ok=True)  # of the recipe or the data that failed, perhaps
 
 
-def _rows(utterances: Sequence[Utterance], arrays: Any, split: str, recipe: Recipe, data: list[str]) -> Rows:
+def _rows(
+    utterances: Sequence[Utterance],
+    arrays: Any,
+    split: str,
+    recipe: Recipe,
+    data: Sequence[Path],
+    failed: Sequence[FailedRow],
+) -> Rows:
+    chosen = _labelled(utterances, split, recipe, data, failed)
+    return Rows([utterances[i] for i in chosen], [arrays[i] for i in chosen])
+
+
+def _labelled(
+    utterances: Sequence[Utterance], split: str, recipe: Recipe, data: Sequence[Path], failed: Sequence[FailedRow] = ()
+) -> list[int]:
+    """Indices of a split's utterances with a label of the recipe's tasks; where there are none, says what failed."""
     tasks = recipe.model.tasks
     chosen = [
         i
@@ -222,11 +237,12 @@ def _rows(utterances: Sequence[Utterance], arrays: Any, split: str, recipe: Reci
         and (("sentiment" in tasks and u.sentiment is not None) or ("emotion" in tasks and any_label(u.emotions)))
     ]
     if not chosen:
+        rest = f"; {len(failed)} could not be used, the first, {failed[0].id}: {failed[0].reason}" if failed else ""
         raise UserError(
-            f"{', '.join(data)}: no usable row of split {split!r} with a label of {' or '.join(tasks)}; "
-            "training needs train and valid rows"
+            f"{', '.join(map(str, data))}: no usable row of split {split!r} with a label of {' or '.join(tasks)}; "
+            f"training needs train and valid rows{rest}"
         )
-    return Rows([utterances[i] for i in chosen], [arrays[i] for i in chosen])
+    return chosen
 
 
 def _warped(
