@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from mmolre import UserError
-from mmolre.bundle import load_bundle, save_bundle
+from mmolre.bundle import SHIPPED, load_bundle, model_folder, save_bundle
 from mmolre.encoders import from_spec
 from mmolre.evaluate.calibration import Calibration
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.thresholds import EmotionThresholds
+from mmolre.train.start import earlier_model
 from tiny_encoders import write_roberta
 from tiny_runs import tiny_model
 
@@ -44,6 +45,15 @@ def test_a_run_and_its_model_folder_are_the_same_bundle(tiny_run):
     assert {m: e.spec for m, e in run.encoders.items()} == {m: e.spec for m, e in model.encoders.items()}
     assert run.encoders["audio"].spec["stride"] == 2
     assert run.encoders["text"].spec["max_tokens"] == 8
+
+
+def test_the_shipped_model_has_a_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert model_folder("shipped") == SHIPPED
+    assert earlier_model("start_from", "shipped") == SHIPPED
+    (tmp_path / "shipped").mkdir()
+    assert model_folder("shipped") == SHIPPED
+    assert model_folder("./shipped") == Path("shipped")
 
 
 def test_what_is_saved_comes_back(tmp_path, tiny_encoders):

@@ -58,6 +58,8 @@ def test_import_inspect_export_and_back(run, table, tmp_path):
         2,
         "mmolre: --padding is for --to mmsa: parquet has sequences of their own lengths; leave it out\n",
     )
+    code, _, err = run("export", "c/manifest.csv", "--to", "mmsa", "--padding", "left", "--out", "d")
+    assert (code, "None" in err, "end" in err, "front" in err) == (2, False, True, True)
     assert run("export", "c/manifest.csv", "--to", "mmsa", "--padding", "front", "--out", "c.pkl")[0] == 0
     code, out, _ = run("import", "mmsa", "c.pkl", "--out", "back")
     assert code == 0

@@ -24,7 +24,7 @@ from mmolre.model.upper import Upper
 PIPELINE_FILE = "pipeline.json"
 MODEL_FOLDER = "model"
 SHIPPED = Path(__file__).parent / "shipped"
-"""The folder of the model that comes with the package."""
+"""The folder of the model that comes with the package, which ``shipped`` names, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,9 @@ def save_bundle(
 
 
 def model_folder(name: Path | str) -> Path:
-    """The folder with the model's files: ``name`` itself, its model if it is a run's folder, or a hub id's snapshot."""
-    folder = resolve(name)
+    """The folder with the model's files: ``name`` itself, its model if it is a run's folder, or a hub id's snapshot;
+    ``shipped``: the one that comes with the package."""
+    folder = SHIPPED if name == SHIPPED.name else resolve(name)
     return folder / MODEL_FOLDER if (folder / MODEL_FOLDER / PIPELINE_FILE).exists() else folder
 
 
@@ -77,7 +78,7 @@ def load_bundle(
     device: str = "cpu",
     fold: bool = True,
 ) -> Bundle:
-    """Load a bundle: the shipped one by default, a run's folder, a bundle's folder, or a hub id.
+    """Load a bundle: the shipped one by default (or ``shipped``), a run's folder, a bundle's folder, or a hub id.
 
     Args:
         name: see above.

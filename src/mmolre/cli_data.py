@@ -318,7 +318,7 @@ def export(
     out: Annotated[Path, arg(metavar="PATH", help_behavior_hint="")],
     to: Literal["mmsa", "parquet", "datasets"] = "datasets",
     audio_root: Annotated[Optional[Path], arg(metavar="DIR")] = None,
-    padding: Optional[Literal["end", "front"]] = None,
+    padding: Literal["end", "front"] = "end",
 ) -> int:
     """Write a manifest for other software.
 
@@ -327,15 +327,15 @@ def export(
         out: datasets: a folder; mmsa: a .pkl file; parquet: a .parquet file.
         to: for Hugging Face's datasets, for MMSA, or as one Parquet file.
         audio_root: where its audio lies, if not beside it.
-        padding: mmsa: where zeros fill short sequences up; end by default. Most of MMSA's models learn more with front.
+        padding: mmsa: where zeros fill short sequences up. Most of MMSA's models learn more with front.
     """
     from mmolre import terminal
     from mmolre.data.export import export_datasets, export_mmsa, export_parquet
 
-    if padding is not None and to != "mmsa":
+    if padding != "end" and to != "mmsa":
         raise UserError(f"--padding is for --to mmsa: {to} has sequences of their own lengths; leave it out")
     write: Callable[..., int] = {"mmsa": export_mmsa, "parquet": export_parquet, "datasets": export_datasets}[to]
-    options = {} if padding is None else {"padding": padding}
+    options = {"padding": padding} if to == "mmsa" else {}
     with terminal.quiet_warnings():
         count = write(manifest, out, audio_root=audio_root, **options)
     terminal.plain(f"{count} utterances in {out}")

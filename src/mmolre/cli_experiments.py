@@ -152,7 +152,8 @@ def explain(
     --set training.conflict_every=10: how far the two tasks' gradients conflict, layer by layer (conflict.*).
 
     Args:
-        runs: folders of runs; the first is explained, all are compared in their task conflict.
+        runs: folders of runs; the first is explained, all are compared in their task conflict. "shipped" is the model
+            that comes with the package.
         data: a manifest; may be given several times.
         split: whose routing.
         id: of an utterance in the data.

@@ -217,11 +217,18 @@ class TestFolder:
         }
         assert summary.notes == ["1 recordings have no words beside them"]
 
+    def test_words_as_editors_save_them(self, tmp_path):
+        for name, content in (("a.txt", "So\rgood."), ("b.srt", SRT.replace("\n", "\r\n"))):
+            put(tmp_path / name).with_suffix(".wav").touch()
+            (tmp_path / name).write_bytes(content.encode("utf-16"))
+        rows = read_manifest(import_folder([tmp_path], tmp_path / "out").path)
+        assert [row.text for row in rows] == ["So good.", "Hello & welcome, everyone.", "Again."]
+
     def test_nothing_there(self, tmp_path):
         put(tmp_path / "a.txt")
         with pytest.raises(UserError, match="no recording there"):
             import_folder([tmp_path], tmp_path)
         put(tmp_path / "a.wav")
         (tmp_path / "a.txt").write_bytes(b"\xff\xff")
-        with pytest.raises(UserError, match=r"a\.txt: not UTF-8 text"):
+        with pytest.raises(UserError, match=r"a\.txt: not text in UTF-8"):
             import_folder([tmp_path], tmp_path)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from mmolre.data.text_file import read_text
 from mmolre.errors import UserError
-from mmolre.recordings.transcript_file import read_text
 from mmolre.recordings.words import Passage, Transcript, Word, name_of
 
 _LEAST_MATCH = 0.3  # of the text's words; a tiny transcriber hears more than that even in poor sound

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmolre.data.subtitles import subtitle_cues
+from mmolre.data.text_file import read_text
 from mmolre.errors import UserError
 from mmolre.recordings.words import Passage, Transcript, Word, clock, joined, name_of, spread
 
@@ -73,22 +74,6 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
         language,
         "named by the transcript" if language else "not checked",
     )
-
-
-def read_text(path: Path) -> str:
-    """A text file in UTF-8 (or UTF-16 with its mark).
-
-    Raises:
-        UserError: it cannot be read, or is something else.
-    """
-    try:
-        content = path.read_bytes()
-        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8: save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _json_cues(path: Path, content: str) -> tuple[list[_Cue], str | None]:

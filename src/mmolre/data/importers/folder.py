@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmolre.data.importers._common import MEDIA_SUFFIXES, ImportSummary, check_source, finish
 from mmolre.data.subtitles import subtitle_cues
+from mmolre.data.text_file import read_text
 from mmolre.errors import UserError
 from mmolre.schema import Utterance
 
@@ -47,7 +48,7 @@ def _utterances(path: Path, name: str, inputs: list[Path]) -> Iterator[Utterance
         subtitles = path.with_suffix(suffix)
         if subtitles.is_file():
             inputs.append(subtitles)
-            for number, (start, end, words, _) in enumerate(subtitle_cues(_read(subtitles)), 1):
+            for number, (start, end, words, _) in enumerate(subtitle_cues(read_text(subtitles)), 1):
                 yield Utterance(
                     f"{name}#{number}", text=words, audio=path, start=start, end=end, cut=True, video_id=name
                 )
@@ -56,14 +57,5 @@ def _utterances(path: Path, name: str, inputs: list[Path]) -> Iterator[Utterance
     text = None
     if words.is_file():
         inputs.append(words)
-        text = " ".join(_read(words).split()) or None
+        text = " ".join(read_text(words).split()) or None
     yield Utterance(name, text=text, audio=path, video_id=name)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text: save the file as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
