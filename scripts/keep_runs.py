@@ -25,7 +25,8 @@ from mmolre.files import replacing, write_text
 from mmolre.model.mmolre import CONFIG_FILE
 from mmolre.schema import EMOTIONS, Utterance
 from mmolre.train.loop import LOG_FILE
-from mmolre.train.run import RECIPE_FILE, VERSIONS_FILE
+from mmolre.train.recipe import RECIPE_FILE
+from mmolre.train.run import VERSIONS_FILE
 
 KEPT = (RECIPE_FILE, VERSIONS_FILE, LOG_FILE, f"{MODEL_FOLDER}/{PIPELINE_FILE}", f"{MODEL_FOLDER}/{CONFIG_FILE}")
 """Of a run's folder, word for word."""

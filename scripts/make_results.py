@@ -76,6 +76,15 @@ def table(task: str, names: tuple[str, ...], metrics: list[dict[str, Any]]) -> l
     return [*lines, ""]
 
 
+def chosen(runs: list[dict[str, Any]]) -> str:
+    """Which epoch was kept, and by what."""
+    epochs = ", ".join(str(run["best_epoch"]) for run in runs)
+    if runs[0].get("refit"):
+        told = "train and valid learned together; epoch and thresholds are those of the same seed's run without valid"
+        return f"{told}: epoch {epochs}."
+    return f"best epoch {epochs}. Epoch chosen by {' and '.join(runs[0]['primary'])} on valid."
+
+
 def section(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
     """Everything about one recipe."""
     first = runs[0]
@@ -88,9 +97,7 @@ def section(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
         "",
         f"Seed {seeds}; {first['parameters']:,} parameters beside the frozen encoders; "
         f"{first['train_utterances']:,} training utterances; {minutes:.1f} minutes of training on "
-        f"{where}, torch {first['versions']['torch']}; "
-        f"best epoch {', '.join(str(run['best_epoch']) for run in runs)}. "
-        f"Epoch chosen by {' and '.join(first['primary'])} on valid.",
+        f"{where}, torch {first['versions']['torch']}; {chosen(runs)}",
         "",
     ]
     note = NOTES / f"{recipe}.md"

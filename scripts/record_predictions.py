@@ -14,7 +14,7 @@ from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import read_manifest
 from mmolre.files import write_text
 from mmolre.predictor import load
-from mmolre.train.run import RECIPE_FILE
+from mmolre.train.recipe import RECIPE_FILE, Recipe
 
 RESULTS = Path(__file__).parent.parent / "results"
 DIGITS = 4
@@ -41,8 +41,8 @@ def record(run: Path, data: Path, splits: list[str], results: Path = RESULTS) ->
         predictions.append(result)
     together = predictor.in_context(predictions, [u.recording for u in utterances])
     rows = [kept(prediction.to_json()) for prediction in together]
-    recipe = json.loads((run / RECIPE_FILE).read_text())
-    target = results / recipe["name"] / f"predictions-seed{recipe['seed']}.jsonl"
+    recipe = Recipe.model_validate_json((run / RECIPE_FILE).read_bytes())
+    target = results / recipe.title / f"predictions-seed{recipe.seed}.jsonl"
     write_text(target, "".join(json.dumps(row) + "\n" for row in rows))
     return target
 

@@ -13,22 +13,24 @@ from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE
 from mmolre.files import write_text
 from mmolre.model.mmolre import MMoLRE
 from mmolre.train.loop import LOG_FILE
-from mmolre.train.run import RECIPE_FILE, VERSIONS_FILE
+from mmolre.train.recipe import RECIPE_FILE, Recipe
+from mmolre.train.run import VERSIONS_FILE
 
 RESULTS = Path(__file__).parent.parent / "results"
 
 
 def summary(run: Path, scored: dict[str, Path]) -> dict:
     """All that the results page says of a run."""
-    recipe = json.loads((run / RECIPE_FILE).read_text())
+    recipe = Recipe.model_validate_json((run / RECIPE_FILE).read_bytes())
     log = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
     epochs = [line for line in log if line["event"] == "epoch"]
     model = MMoLRE.from_pretrained(run / MODEL_FOLDER)
     about = json.loads((run / MODEL_FOLDER / PIPELINE_FILE).read_text())["about"]
     return {
-        "recipe": recipe["name"],
-        "seed": recipe["seed"],
-        "primary": recipe["training"]["primary"],
+        "recipe": recipe.title,
+        "seed": recipe.seed,
+        "primary": recipe.training.primary,
+        "refit": recipe.refit is not None,
         "parameters": sum(model.parameters_by_part().values()),
         "parameters_by_part": model.parameters_by_part(),
         "train_utterances": about["train_utterances"],

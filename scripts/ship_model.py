@@ -8,6 +8,7 @@ The figures of the card come from results/RECIPE/seedN.json (scripts/record_run.
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from mmolre.encoders import from_spec
 from mmolre.encoders.text import TextEncoder
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
-from mmolre.train.run import RECIPE_FILE
+from mmolre.train.recipe import RECIPE_FILE, Recipe
 
 LIMIT = 10_000_000  # bytes
 RESULTS = Path(__file__).parent.parent / "results"
@@ -120,7 +121,7 @@ def figures_table(metrics: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _teachers(names: list[str]) -> str:
+def _teachers(names: Sequence[str]) -> str:
     """A paragraph on those that the model was taught by, by the names of their recipes."""
     if not names:
         return ""
@@ -130,16 +131,16 @@ def _teachers(names: list[str]) -> str:
     return f" It also learned what {told} says of the words\nof the same training utterances."
 
 
-def _origin(recipe: dict[str, Any]) -> str:
+def _origin(recipe: Recipe) -> str:
     """What the card says of what came before: the model it began with, and who taught either."""
-    name = recipe["start_from"]
-    if name is None:
-        return _teachers(recipe["teachers"])
-    before = json.loads((model_folder(name).parent / RECIPE_FILE).read_text())
-    told = f" It began as `{before['name']}`, seed {before['seed']}"
-    for modality in recipe["start_fresh"]:
-        told += f", of which what reads {modality} was\nlearned anew"
-    return told + "." + _teachers(before["teachers"] + recipe["teachers"])
+    told, teachers = "", recipe.teachers
+    if recipe.start_from is not None:
+        before = Recipe.model_validate_json((model_folder(recipe.start_from).parent / RECIPE_FILE).read_bytes())
+        told, teachers = f" It began as `{before.name}`, seed {before.seed}", before.teachers + recipe.teachers
+        for modality in recipe.start_fresh:
+            told += f", of which what reads {modality} was\nlearned anew"
+        told += "."
+    return told + _teachers(teachers)
 
 
 def _anchored(decision: Decision) -> str:
@@ -164,9 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     options = parser.parse_args()
-    recipe = json.loads((options.run / RECIPE_FILE).read_text())
+    recipe = Recipe.model_validate_json((options.run / RECIPE_FILE).read_bytes())
     bundle = load_bundle(options.run, fold=False)
-    kept = json.loads((RESULTS / recipe["name"] / f"seed{recipe['seed']}.json").read_text())
+    kept = json.loads((RESULTS / recipe.title / f"seed{recipe.seed}.json").read_text())
     encoders = {modality: reads_all(encoder) for modality, encoder in bundle.encoders.items()}
     save_bundle(SHIPPED, bundle.model, encoders, bundle.decision, bundle.about, dtype=torch.float16)
     size = sum(path.stat().st_size for path in SHIPPED.iterdir())

@@ -109,6 +109,20 @@ def test_train_evaluate_predict(run, recipe, tiny_corpus, tmp_path):
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_refit(run, recipe, tiny_corpus, tmp_path):
+    common = ["--data", tiny_corpus, "--cache", tmp_path / "cache"]
+    assert run("train", recipe, *common, "--out", "chosen")[0] == 3
+    code, out, err = run("train", recipe, *common, "--set", "refit=chosen")
+    assert code == 3
+    again = "runs/tiny-refit-seed0"  # not where the run that chose would be
+    assert re.search(rf"^{again}: learned train and valid, \d of 2 epochs, ", out, re.M)
+    assert re.search(r"^epoch  1  loss \d\.\d+$", err, re.M)
+    said = "this model has learned valid, too"
+    for name, split, warned in ((again, "valid", True), (again, "test", False), ("chosen", "valid", False)):
+        code, _, err = run("evaluate", name, *common, "--split", split)
+        assert (code, said in err) == (0, warned)
+
+
 def test_a_prediction_is_the_same_object_everywhere(run, tiny_run, tmp_path):
     sound = write_wave(tmp_path / "a.wav", 440)
     manifest = tmp_path / "one.jsonl"

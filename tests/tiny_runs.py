@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mmolre import MMoLRE, ModelConfig, Utterance
-from mmolre.train.loop import Rows
+from mmolre.data.dataset import Rows
 from mmolre.train.recipe import Recipe
 
 SHAPES = {"text": (1, 6), "audio": (2, 5), "video": (1, 3)}

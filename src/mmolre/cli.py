@@ -76,7 +76,7 @@ def train(
     from mmolre.train.run import train as run_training
 
     check_device(device)
-    folder = out or Path("runs") / f"{parsed.name}-seed{parsed.seed}"
+    folder = out or Path("runs") / f"{parsed.title}-seed{parsed.seed}"
     again = f"stopped; run the same command again to go on ({folder})"
     try:
         with terminal.quiet_warnings(), terminal.training_display() as callbacks:
@@ -93,10 +93,12 @@ def train(
         terminal.note(again)
         return 130
     state = result.state
-    terminal.plain(
-        f"{folder}: best epoch {state['best_epoch']} of {state['epoch']}, "
-        f"score {state['best_score']:.4f} on valid, {state['seconds'] / 60:.1f} minutes"
+    kept = (
+        f"learned train and valid, {state['epoch']} of {parsed.training.epochs} epochs"
+        if parsed.refit
+        else f"best epoch {state['best_epoch']} of {state['epoch']}, score {state['best_score']:.4f} on valid"
     )
+    terminal.plain(f"{folder}: {kept}, {state['seconds'] / 60:.1f} minutes")
     next_one = ["mmolre", "evaluate", str(folder), "--data", str(data[0]), "--split", "test"]
     terminal.plain(f"next: {shlex.join(next_one)}")
     if result.failed:
@@ -141,7 +143,7 @@ def evaluate(
     if out is not None and out.is_dir():
         raise UserError(f"{out} is a folder: name a file to write the metrics to, such as metrics.json")
     check_device(device)
-    bundle = load_bundle(None if run == "shipped" else run, device=device)
+    bundle = load_bundle(run, device=device)
     chosen = None if modalities == "all" else tuple(dict.fromkeys(modalities.split("+")))
     with terminal.quiet_warnings(), terminal.encoding_progress() as progress:
         result = score(
@@ -161,6 +163,8 @@ def evaluate(
         terminal.print_json(result.metrics)
     else:
         terminal.plain(metrics_table(result.metrics))
+    if split == "valid" and bundle.about.get("valid_learned"):
+        terminal.note("this model has learned valid, too (refit): its figures there say nothing of other utterances")
     terminal.note(f"written to {out}")
     if result.failed:
         terminal.tell_failures(result.failed)

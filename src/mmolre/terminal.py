@@ -179,8 +179,8 @@ def _epoch_line(line: dict[str, Any]) -> None:
     ]
     found = [(name, valid.get(task, {}).get(key)) for task, key, name in shown]
     numbers = " ".join(f"{name} {value:.3f}" for name, value in found if value is not None)
-    mark = " best" if line["best"] else ""
-    note(f"epoch {line['epoch']:>2}  loss {line['train']['loss']:.3f}  valid {numbers}{mark}")
+    validated = f"  valid {numbers}{' best' if line['best'] else ''}" if valid else ""
+    note(f"epoch {line['epoch']:>2}  loss {line['train']['loss']:.3f}{validated}")
 
 
 def _bars() -> Progress:

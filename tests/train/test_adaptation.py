@@ -7,12 +7,13 @@ import torch
 from mmolre import MMoLRE, UserError
 from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
+from mmolre.data.dataset import Rows
 from mmolre.encoders.audio import AudioEncoder
 from mmolre.evaluate.run import evaluate
 from mmolre.model.config import ModelConfig
 from mmolre.predictor import Predictor
 from mmolre.train.adaptation import parameter_groups
-from mmolre.train.loop import InterruptedRunError, Rows, Trainer
+from mmolre.train.loop import InterruptedRunError, Trainer
 from mmolre.train.recipe import Recipe, parse_recipe
 from mmolre.train.run import Callbacks, make_model, make_sources, train
 from tiny_corpus import corpus_recipe

@@ -11,10 +11,11 @@ from safetensors.torch import load_file
 
 from mmolre import MMoLRE, Utterance
 from mmolre.data.batching import collate, targets
+from mmolre.data.dataset import Rows
 from mmolre.errors import UserError
 from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.train import loop
-from mmolre.train.loop import InterruptedRunError, Rows, Trainer, drop_modalities, schedule
+from mmolre.train.loop import InterruptedRunError, Trainer, drop_modalities, schedule
 from mmolre.train.recipe import Recipe
 from mmolre.train.teachers import Taught
 from tiny_runs import MIXED, SHAPES, tiny_arrays, tiny_recipe, tiny_rows

@@ -6,8 +6,9 @@ import torch
 from mmolre import UserError
 from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
+from mmolre.data.dataset import Rows
 from mmolre.evaluate.run import evaluate
-from mmolre.train.loop import InterruptedRunError, Rows
+from mmolre.train.loop import InterruptedRunError
 from mmolre.train.run import Callbacks, make_model, make_sources, train
 from tiny_corpus import MISSING, corpus_recipe
 

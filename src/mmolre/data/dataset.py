@@ -53,6 +53,13 @@ class FailedRow(NamedTuple):
     reason: str
 
 
+class Rows(NamedTuple):
+    """Utterances of one split, with their stored features: index -> {modality: (T, L, width)}."""
+
+    utterances: list[Utterance]
+    arrays: Sequence[Mapping[str, np.ndarray]]
+
+
 class Dataset(NamedTuple):
     """The usable utterances with their features; those that failed; those with nothing in them that is read here."""
 

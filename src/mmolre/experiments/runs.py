@@ -15,8 +15,8 @@ from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
 from mmolre.experiments.variants import Row
 from mmolre.files import write_text
 from mmolre.train.loop import LOG_FILE
-from mmolre.train.recipe import Recipe, holds
-from mmolre.train.run import RECIPE_FILE, Callbacks, train
+from mmolre.train.recipe import RECIPE_FILE, Recipe, holds
+from mmolre.train.run import Callbacks, train
 
 DATA_FILE = "data.json"
 

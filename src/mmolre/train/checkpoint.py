@@ -11,6 +11,8 @@ from mmolre.errors import UserError
 from mmolre.files import replacing
 from mmolre.model.upper import load_saved, saved_state
 
+CHECKPOINT_FILE = "last.safetensors"
+
 
 def save_checkpoint(
     path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, state: dict[str, Any]
@@ -33,6 +35,17 @@ def save_checkpoint(
     with replacing(path) as beside:
         # Written by Python: safetensors' own writer reports a full disk as an error of its own kind, without a code.
         beside.write_bytes(save(contiguous, metadata={"state": json.dumps(state)}))
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The ``state`` that :func:`save_checkpoint` wrote, without the tensors; None where it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads(file.metadata()["state"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
 
 
 def load_checkpoint(path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -17,33 +17,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets, targets
+from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets
+from mmolre.data.dataset import Rows
 from mmolre.errors import UserError
-from mmolre.evaluate.decision import Decision
-from mmolre.evaluate.report import direction, evaluate_predictions, lookup
-from mmolre.evaluate.residuals import sentiment_error_quantiles
 from mmolre.evaluate.thresholds import modality_key
 from mmolre.files import cannot_write
-from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
-from mmolre.schema import Utterance
 from mmolre.train import conflict, surgery
 from mmolre.train.adaptation import parameter_groups
 from mmolre.train.augment import shortened
-from mmolre.train.checkpoint import load_checkpoint, save_checkpoint
+from mmolre.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
 from mmolre.train.recipe import Recipe
+from mmolre.train.refit import EarlierRun
 from mmolre.train.teachers import Taught
+from mmolre.train.validation import Validation, Validator
 
-CHECKPOINT_FILE = "last.safetensors"
 LOG_FILE = "log.jsonl"
-
-
-class Rows(NamedTuple):
-    """Utterances of one split, with their stored features: index -> {modality: (T, L, width)}."""
-
-    utterances: list[Utterance]
-    arrays: Sequence[Mapping[str, np.ndarray]]
 
 
 class Progress(NamedTuple):
@@ -53,16 +43,6 @@ class Progress(NamedTuple):
     step: int
     steps: int
     losses: dict[str, float]
-
-
-class Validation(NamedTuple):
-    """One pass over valid: its metrics, the thresholds fitted there, the score that chooses the epoch, and how far
-    sentiment is off (:func:`mmolre.evaluate.residuals.sentiment_error_quantiles`)."""
-
-    metrics: dict[str, Any]
-    decision: Decision
-    score: float
-    sentiment_errors: dict[str, dict[str, float]]
 
 
 class InterruptedRunError(Exception):
@@ -75,8 +55,10 @@ class Trainer:
     Args:
         recipe: what to do.
         model: freshly made, on its device.
-        train, valid: rows; neither may be empty.
+        train, valid: rows; neither may be empty, but valid where there is a ``refit``.
         taught: what teachers say of the utterances of ``train``.
+        refit: an earlier run that validated for this one: it says how many epochs there are of the recipe's, whose
+            schedule stays, and how predictions are read.
         warped: the sound of ``train`` as from other vocal tracts: for each of these, as ``train.arrays``.
         out: the run's folder; ``log.jsonl`` and ``last.safetensors`` are written here.
         save_best: called with the averaged model and its validation each time the score improves.
@@ -93,14 +75,16 @@ class Trainer:
         out: Path,
         *,
         taught: Taught | None = None,
+        refit: EarlierRun | None = None,
         warped: Sequence[Sequence[Mapping[str, np.ndarray]]] = (),
         save_best: Callable[[MMoLRE, Validation], None],
         report: Callable[[Progress], None] = lambda _: None,
         log_line: Callable[[dict[str, Any]], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.recipe, self.model, self.train_rows, self.valid_rows, self.out = recipe, model, train, valid, out
-        self.taught, self.warped = taught, warped
+        self.recipe, self.model, self.train_rows, self.out = recipe, model, train, out
+        self.taught, self.warped, self.refit = taught, warped, refit
+        self.epochs = refit.epochs if refit else recipe.training.epochs
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
         self.device = next(model.parameters()).device
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
@@ -116,14 +100,9 @@ class Trainer:
         if not self.visits:
             raise UserError("training.repeat leaves no utterance to learn from")
         self.keys = [likeness(train.arrays[i]) for i in self.visits]
-        truths = zip(("sentiment", "emotion"), targets(valid.utterances), strict=True)
-        # Labels of a task that the model does not have are no labels here.
-        self.truths = tuple(
-            t.numpy().astype(np.float64) if task in model.config.tasks else np.full(t.shape, np.nan)
-            for task, t in truths
-        )
         labelled = [u.sentiment for u in train.utterances if u.sentiment is not None]
         self.train_sentiment_median = float(np.median(labelled)) if labelled else None
+        self._validator = Validator(recipe, model.config.tasks, valid, self.train_sentiment_median)
         self.state: dict[str, Any] = {
             "epoch": 0, "in_epoch": 0, "step": 0, "best_score": None, "best_epoch": 0, "seconds": 0.0,
             "sums": {}, "log_bytes": 0, "finished": False, "data": _data_digest(train, valid),
@@ -161,7 +140,7 @@ class Trainer:
             self._log(event="started", score=first.score, utterances=len(self.train_rows.utterances))
         started = time.monotonic() - self.state["seconds"]
         saved = time.monotonic()
-        while self.state["epoch"] < settings.epochs:
+        while self.state["epoch"] < self.epochs:
             batches = self._epoch_batches()
             total_steps = settings.epochs * len(batches)
             self.model.train()
@@ -186,45 +165,8 @@ class Trainer:
         return self.state
 
     def validate(self) -> Validation:
-        """Predict valid with the averaged weights; thresholds and calibration are fitted on it."""
-        self.averaged.eval()
-        anchored = self.recipe.sentiment_fusion == "anchored"
-        each_alone = anchored or "emotion" in self.model.config.tasks  # how to read each modality is fitted from it
-        raw = infer(self.averaged, self.valid_rows.arrays, each_alone=each_alone)
-        sentiment, emotions = self.truths
-        recordings = [u.recording for u in self.valid_rows.utterances] if self.recipe.context == "recording" else None
-        decision = Decision.fit(
-            raw,
-            emotions,
-            self.recipe.emotion_fusion,
-            sentiment=sentiment,
-            anchored=anchored,
-            recordings=recordings,
-            exclusive=self.recipe.objective.exclusive,
-        )
-        predicted, probabilities = decision.read(raw, recordings)
-        metrics = evaluate_predictions(
-            sentiment_pred=predicted,
-            sentiment_truth=sentiment,
-            emotion_prob=probabilities,
-            emotion_truth=emotions,
-            modalities=raw.modalities,
-            thresholds=decision.limits(together=recordings is not None),
-            train_sentiment_median=self.train_sentiment_median,
-        )
-        primary = self.recipe.training.primary
-        for task in {key.split(".")[0] for key in primary} - set(metrics):
-            known = task in self.recipe.model.tasks
-            reason = f"no valid utterance has a label of {task}" if known else f"the model has no task {task}"
-            other = "sentiment.corr" if "sentiment" in metrics else "emotion.macro_f1"
-            raise UserError(
-                f"training.primary is {', '.join(primary)}, but {reason}: "
-                f"choose a metric of what is labelled, e.g. --set 'training.primary=[{other}]'"
-            )
-        values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in primary]
-        score = float(np.mean(np.nan_to_num(values, nan=-10.0)))
-        errors = sentiment_error_quantiles(predicted, sentiment, raw.modalities)
-        return Validation(metrics, decision, score, errors)
+        """What the averaged weights are worth on valid, and how to read them; ``refit`` has an earlier run's word."""
+        return self.refit.validation if self.refit else self._validator(self.averaged)
 
     def _epoch_batches(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(_mix(self.recipe.seed, self.state["epoch"], 1))
@@ -310,14 +252,17 @@ class Trainer:
         state["epoch"] += 1
         state["in_epoch"] = 0
         validation = self.validate()
-        better = settings.keep == "last" or state["best_score"] is None or validation.score > state["best_score"]
+        ended = state["epoch"] >= self.epochs
+        if self.refit:
+            better = ended
+        else:
+            better = settings.keep == "last" or state["best_score"] is None or validation.score > state["best_score"]
         if better:
             state["best_score"], state["best_epoch"] = validation.score, state["epoch"]
             self.save_best(self.averaged, validation)
         state["seconds"] = time.monotonic() - started
-        state["finished"] = (
-            state["epoch"] >= settings.epochs or state["epoch"] - state["best_epoch"] >= settings.patience
-        )
+        impatient = not self.refit and state["epoch"] - state["best_epoch"] >= settings.patience
+        state["finished"] = ended or impatient
         self._log(
             event="epoch",
             epoch=state["epoch"],

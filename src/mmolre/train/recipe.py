@@ -11,6 +11,9 @@ from mmolre.evaluate.report import direction
 from mmolre.evaluate.thresholds import modality_key
 from mmolre.model.config import LoraConfig, ModelConfig
 
+RECIPE_FILE = "recipe.json"
+"""A run's recipe, in its folder."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -237,6 +240,9 @@ class Recipe(_Part):
         start_fresh: modalities whose own parts (see ``training.only``) begin anew all the same.
         teachers: runs' folders, models' folders or hub ids whose predictions for the training utterances are learned
             beside the labels, for ``objective.teaching`` of the loss: distillation, of a larger model or of several.
+        refit: the folder of a finished run of this very recipe (without this key) and seed: train and valid are learned
+            together, for as many epochs as it kept, and predictions are read as it decided on valid
+            (:mod:`mmolre.train.refit`). Once nothing is left to choose; test alone can say what came of it.
     """
 
     name: str
@@ -251,7 +257,13 @@ class Recipe(_Part):
     start_from: str | None = None
     start_fresh: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
+    refit: str | None = None
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def title(self) -> str:
+        """What its runs and results are called."""
+        return f"{self.name}-refit" if self.refit else self.name
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

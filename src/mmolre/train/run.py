@@ -14,7 +14,7 @@ import torch
 
 from mmolre.bundle import MODEL_FOLDER, save_bundle
 from mmolre.data.cache import FeatureCache
-from mmolre.data.dataset import FailedRow, Source, StoredFeatures, build_dataset
+from mmolre.data.dataset import FailedRow, Rows, Source, StoredFeatures, build_dataset
 from mmolre.data.manifest import read_manifests
 from mmolre.data.readymade import ReadyMade
 from mmolre.encoders.base import Encoder
@@ -28,12 +28,14 @@ from mmolre.model.mmolre import MMoLRE
 from mmolre.model.upper import Upper
 from mmolre.schema import Utterance
 from mmolre.train.adaptation import adapted, make_encoder, states_of
-from mmolre.train.loop import CHECKPOINT_FILE, Progress, Rows, Trainer, Validation
-from mmolre.train.recipe import EncoderRecipe, Recipe, holds
+from mmolre.train.checkpoint import CHECKPOINT_FILE
+from mmolre.train.loop import Progress, Trainer
+from mmolre.train.recipe import RECIPE_FILE, EncoderRecipe, Recipe, holds
+from mmolre.train.refit import earlier_run
 from mmolre.train.start import take_weights
 from mmolre.train.teachers import TAUGHT_FILE, ask_teachers
+from mmolre.train.validation import Validation
 
-RECIPE_FILE = "recipe.json"
 VERSIONS_FILE = "versions.json"
 FAILED_FILE = "failed-rows.jsonl"
 
@@ -121,14 +123,15 @@ def train(
 
     Writes into ``out``: ``recipe.json``, ``versions.json``, ``log.jsonl``, ``last.safetensors`` (to go on from),
     ``taught.safetensors`` (what teachers said, where there are any), ``model/`` (the best epoch: see
-    :mod:`mmolre.bundle`), ``metrics-valid.json`` (of the best epoch), and ``failed-rows.jsonl`` if rows could not be
-    used.
+    :mod:`mmolre.bundle`), ``metrics-valid.json`` (of the best epoch; not of a refit), and ``failed-rows.jsonl`` if
+    rows could not be used.
 
     Raises:
-        UserError: bad recipe or data; ``out`` holds another run; the loss is not a number.
+        UserError: bad recipe or data; no run to refit; ``out`` holds another run; the loss is not a number.
         InterruptedRunError: the callbacks asked to stop; the run can go on later.
     """
     callbacks = callbacks or Callbacks()
+    refit = earlier_run(recipe)
     sources = make_sources(recipe, device)
     utterances = read_manifests(list(data), audio_root=audio_root)
     usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(sources)]
@@ -144,6 +147,8 @@ def train(
         split: _rows(dataset.utterances, dataset.arrays, split, recipe, data, dataset.failed)
         for split in ("train", "valid")
     }
+    if refit:
+        rows = {"train": _joined(rows["train"], rows["valid"]), "valid": Rows([], [])}
     about = _about(recipe, rows["train"].utterances, device)
     taught = None
     if recipe.teachers:
@@ -171,7 +176,8 @@ def train(
                 "sentiment_error_quantiles": validation.sentiment_errors,
             },
         )
-        write_metrics(out / "metrics-valid.json", validation.metrics)
+        if validation.metrics:
+            write_metrics(out / "metrics-valid.json", validation.metrics)
 
     trainer = Trainer(
         recipe,
@@ -180,6 +186,7 @@ def train(
         rows["valid"],
         out,
         taught=taught,
+        refit=refit,
         warped=_warped(recipe, rows["train"].utterances, cache, device, callbacks.encoding),
         save_best=save_best,
         report=callbacks.step,
@@ -223,6 +230,10 @@ def _rows(
 ) -> Rows:
     chosen = _labelled(utterances, split, recipe, data, failed)
     return Rows([utterances[i] for i in chosen], [arrays[i] for i in chosen])
+
+
+def _joined(a: Rows, b: Rows) -> Rows:
+    return Rows([*a.utterances, *b.utterances], [*a.arrays, *b.arrays])
 
 
 def _labelled(
@@ -275,5 +286,6 @@ def _about(recipe: Recipe, train_rows: Sequence[Utterance], device: str) -> dict
         "train_utterances": len(train_rows),
         "train_with_sentiment": sum(u.sentiment is not None for u in train_rows),
         "train_with_emotions": sum(any_label(u.emotions) for u in train_rows),
+        "valid_learned": recipe.refit is not None,
         "versions": versions(device),
     }

@@ -1,0 +1,129 @@
+"""Learning valid, too, as an earlier run decided."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mmolre.bundle import load_bundle
+from mmolre.data.cache import FeatureCache
+from mmolre.errors import UserError
+from mmolre.train.checkpoint import CHECKPOINT_FILE, read_state
+from mmolre.train.loop import InterruptedRunError
+from mmolre.train.recipe import Recipe
+from mmolre.train.run import Callbacks, train
+from tiny_corpus import corpus_recipe, write_rows
+
+EPOCHS = 3
+
+
+def log(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, list]:
+    return {name: x.tolist() for name, x in load_file(run / "model" / "model.safetensors").items()}
+
+
+def with_valid_moved(manifest: Path) -> Path:
+    """The manifest with its valid rows as training rows, last of them; valid is what test was."""
+    with manifest.open(newline="") as source:
+        rows = list(csv.DictReader(source))
+    as_split = {"train": "train", "valid": "train", "test": "valid"}
+    return write_rows(manifest.with_name("moved.csv"), [row | {"split": as_split[row["split"]]} for row in rows])
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_encoders) -> Recipe:
+    return corpus_recipe(tiny_encoders, epochs=EPOCHS, keep="last")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> FeatureCache:
+    return FeatureCache(tmp_path_factory.mktemp("features"))
+
+
+@pytest.fixture(scope="module")
+def chosen(tmp_path_factory, recipe, tiny_corpus, cache) -> Path:
+    run = tmp_path_factory.mktemp("refit") / "chosen"
+    train(recipe, [tiny_corpus], run, cache=cache)
+    return run
+
+
+def refitting(recipe: Recipe, run: Path) -> Recipe:
+    return recipe.model_copy(update={"refit": str(run)})
+
+
+def test_it_is_the_model_of_train_and_valid_together_read_as_before(chosen, recipe, tiny_corpus, cache, tmp_path):
+    train(refitting(recipe, chosen), [tiny_corpus], tmp_path / "refit", cache=cache)
+    together = with_valid_moved(tiny_corpus)
+    try:
+        train(recipe, [together], tmp_path / "together", cache=cache)
+    finally:
+        together.unlink()
+    assert weights(tmp_path / "refit") == weights(tmp_path / "together")
+    assert weights(tmp_path / "refit") != weights(chosen)
+    refit, before, other = (load_bundle(run) for run in (tmp_path / "refit", chosen, tmp_path / "together"))
+    assert refit.decision == before.decision
+    assert refit.decision != other.decision
+    assert refit.about["sentiment_error_quantiles"] == before.about["sentiment_error_quantiles"]
+    assert refit.about["train_utterances"] == other.about["train_utterances"] > before.about["train_utterances"]
+    assert [b.about["valid_learned"] for b in (refit, before)] == [True, False]
+    assert not (tmp_path / "refit" / "metrics-valid.json").exists()
+
+
+def test_as_many_epochs_as_were_kept_by_the_same_schedule(tiny_encoders, tiny_corpus, cache, tmp_path):
+    best = corpus_recipe(tiny_encoders, epochs=EPOCHS)
+    train(best, [tiny_corpus], tmp_path / "chosen", cache=cache)
+    change_best_epoch(tmp_path / "chosen" / CHECKPOINT_FILE, 2)
+    steps = []
+    result = train(
+        refitting(best, tmp_path / "chosen"),
+        [tiny_corpus],
+        tmp_path / "refit",
+        cache=cache,
+        callbacks=Callbacks(step=lambda p: steps.append((p.step, p.steps))),
+    )
+    per_epoch = len(steps) // 2
+    assert steps == [(i + 1, EPOCHS * per_epoch) for i in range(2 * per_epoch)]
+    assert (result.state["epoch"], result.state["best_epoch"], result.state["best_score"]) == (2, 2, None)
+    epochs = [line for line in log(tmp_path / "refit") if line["event"] == "epoch"]
+    assert [line["best"] for line in epochs] == [False, True]
+    assert all(line["valid"] == {} and line["score"] is None for line in epochs)
+
+
+def change_best_epoch(checkpoint: Path, epoch: int) -> None:
+    with safe_open(checkpoint, framework="pt") as file:
+        state = json.loads(file.metadata()["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    save_file(tensors, checkpoint, metadata={"state": json.dumps(state | {"best_epoch": epoch})})
+
+
+def test_it_goes_on_exactly(chosen, recipe, tiny_corpus, cache, tmp_path):
+    again = refitting(recipe, chosen)
+    train(again, [tiny_corpus], tmp_path / "whole", cache=cache)
+    answers = iter([False, True])
+    stopped = Callbacks(should_stop=lambda: next(answers))
+    with pytest.raises(InterruptedRunError):
+        train(again, [tiny_corpus], tmp_path / "parts", cache=cache, callbacks=stopped)
+    train(again, [tiny_corpus], tmp_path / "parts", cache=cache)
+    assert weights(tmp_path / "whole") == weights(tmp_path / "parts")
+
+
+def test_what_cannot_be_refitted(chosen, recipe, tiny_corpus, cache, tmp_path):
+    def refused(run: Path, reason: str, of: Recipe = recipe) -> None:
+        with pytest.raises(UserError, match=reason):
+            train(refitting(of, run), [tiny_corpus], tmp_path / "refit", cache=cache)
+        assert not (tmp_path / "refit").exists()
+
+    refused(tmp_path / "none", "refit: no run at .*none; train the recipe without refit first")
+    refused(chosen, "holds a run of another recipe or seed", recipe.model_copy(update={"seed": 1}))
+    with pytest.raises(InterruptedRunError):
+        train(recipe, [tiny_corpus], tmp_path / "cut", cache=cache, callbacks=Callbacks(should_stop=lambda: True))
+    refused(tmp_path / "cut", "has not finished")
+    (tmp_path / "cut" / CHECKPOINT_FILE).write_bytes(b"damaged")
+    assert read_state(tmp_path / "cut" / CHECKPOINT_FILE) is None
+    refused(tmp_path / "cut", "has not finished, or its last.safetensors cannot be read")
