@@ -34,6 +34,7 @@ def sections(root: Path) -> Page:
         "conflict": ("Task conflict", conflict),
         "efficiency": ("Efficiency", efficiency),
         "peers": ("Beside MMSA", peers),
+        "few-labels": ("From few labels", few_labels),
     }
     lines: Page = []
     for kind, (heading, write) in kinds.items():
@@ -262,6 +263,26 @@ def _claims(content: Mapping[str, Any]) -> Iterator[list[str]]:
         verdict = "held" if own <= SHARE * other else "did not hold"
         claim = "at most 1/5 of full-rank PLE's middle"
         yield [claim, "parameters", f"{own:,}", f"{other:,}", f"1/{other / own:.1f}", f"**{verdict}**"]
+
+
+def few_labels(content: Mapping[str, Any]) -> Page:
+    """From new weights, and from the shipped model's, by how many labelled utterances there are."""
+    names = table.NAMES | {"emotion.auc_mean": "AUC", "emotion.top_accuracy": "`top`"}
+    firsts = {"new": "new", "new-longer": "new", "shipped": "`start_from: shipped`"}
+    epochs, as_it_is = content["epochs"], content["as-it-is"]
+    lines = [["0", "shipped, as it is", "", as_it_is]]
+    lines += [
+        [f"{int(size):,}", firsts[way], str(epochs[way]), metrics]
+        for size, ways in content["rows"].items()
+        for way, metrics in ways.items()
+    ]
+    body = [[*about, *(table.cell(metrics[key]) for key in as_it_is)] for *about, metrics in lines]
+    return [
+        f"Recipe `{content['recipe']}`. {_seeds(content)}, each with utterances of its own to learn from; "
+        f"{content['valid']} more choose epoch and thresholds; {content['n']:,} are scored, the same for all.",
+        "",
+        *_table(["labelled utterances", "first weights", "epochs", *(names[key] for key in as_it_is)], body),
+    ]
 
 
 def _tables(title: str, content: Mapping[str, Any]) -> Page:

@@ -2,8 +2,9 @@
 
     python scripts/record_experiment.py runs/mosei/compare.json mosei "CMU-MOSEI, text"
 
-Takes what `mmolre compare`, `ablate`, `sweep` and `explain` (conflict.json) and benchmarks/peers/compare.py wrote
-(peers.json): metrics, costs and times, no label and no prediction. The SVG figure beside it goes to docs/figures/.
+Takes what `mmolre compare`, `ablate`, `sweep` and `explain` (conflict.json), benchmarks/peers/compare.py (peers.json)
+and benchmarks/few_labels.py (few-labels.json) wrote: metrics, costs and times, no label and no prediction. The SVG
+figure beside it goes to docs/figures/.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from pathlib import Path
 from mmolre.files import write_text
 
 ROOT = Path(__file__).parent.parent
-KINDS = ("compare", "ablate", "sweep-total", "sweep-each", "conflict", "peers")
+KINDS = ("compare", "ablate", "sweep-total", "sweep-each", "conflict", "peers", "few-labels")
 UNWANTED = ("cosines", "steps")
 """Of each step: in the figure."""
 

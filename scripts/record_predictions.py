@@ -14,7 +14,7 @@ from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import read_manifest
 from mmolre.files import write_text
 from mmolre.predictor import load
-from mmolre.train.recipe import RECIPE_FILE, Recipe
+from mmolre.train.recipe import read_recipe
 
 RESULTS = Path(__file__).parent.parent / "results"
 DIGITS = 4
@@ -32,6 +32,8 @@ def kept(prediction: dict) -> dict:
 
 def record(run: Path, data: Path, splits: list[str], results: Path = RESULTS) -> Path:
     """Write the record; returns its file."""
+    if "valid" in splits and read_recipe(run).refit:
+        raise SystemExit(f"{run} has learned valid, too: what it says of valid is no record of it")
     predictor = load(run)
     utterances = [u for u in read_manifest(data) if u.split in splits]
     predictions = []
@@ -41,7 +43,7 @@ def record(run: Path, data: Path, splits: list[str], results: Path = RESULTS) ->
         predictions.append(result)
     together = predictor.in_context(predictions, [u.recording for u in utterances])
     rows = [kept(prediction.to_json()) for prediction in together]
-    recipe = Recipe.model_validate_json((run / RECIPE_FILE).read_bytes())
+    recipe = read_recipe(run)
     target = results / recipe.title / f"predictions-seed{recipe.seed}.jsonl"
     write_text(target, "".join(json.dumps(row) + "\n" for row in rows))
     return target

@@ -13,7 +13,7 @@ from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE
 from mmolre.files import write_text
 from mmolre.model.mmolre import MMoLRE
 from mmolre.train.loop import LOG_FILE
-from mmolre.train.recipe import RECIPE_FILE, Recipe
+from mmolre.train.recipe import read_recipe
 from mmolre.train.run import VERSIONS_FILE
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -21,7 +21,9 @@ RESULTS = Path(__file__).parent.parent / "results"
 
 def summary(run: Path, scored: dict[str, Path]) -> dict:
     """All that the results page says of a run."""
-    recipe = Recipe.model_validate_json((run / RECIPE_FILE).read_bytes())
+    recipe = read_recipe(run)
+    if recipe.refit and (learned := [name for name in scored if "valid" in name]):
+        raise SystemExit(f"{run} has learned valid, too: {learned[0]!r} is no figure of it")
     log = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
     epochs = [line for line in log if line["event"] == "epoch"]
     model = MMoLRE.from_pretrained(run / MODEL_FOLDER)

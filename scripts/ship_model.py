@@ -14,13 +14,13 @@ from typing import Any
 
 import torch
 
-from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle, model_folder, save_bundle
+from mmolre.bundle import SHIPPED, load_bundle, model_folder, read_pipeline, save_bundle
 from mmolre.data.dataset import Source
 from mmolre.encoders import from_spec
 from mmolre.encoders.text import TextEncoder
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
-from mmolre.train.recipe import RECIPE_FILE, Recipe
+from mmolre.train.recipe import RECIPE_FILE, Recipe, read_recipe
 
 LIMIT = 10_000_000  # bytes
 RESULTS = Path(__file__).parent.parent / "results"
@@ -43,8 +43,8 @@ This card is made by `python scripts/ship_model.py`; the figures are those of `r
 
 Recipe `{recipe}`, seed {seed}: {train_utterances:,} utterances, {train_with_sentiment:,} with sentiment and
 {train_with_emotions:,} with emotions. CMU-MOSEI (text; sentiment and emotions), CMU-MOSI (text; sound for some of it;
-sentiment) and RAVDESS (sound; emotions acted by 14 speakers; two more for valid). None of it is in the
-package.{origin}
+sentiment) and RAVDESS (sound; emotions acted by {speakers}). None of it is in the
+package.{origin}{refit}
 
 ## Figures
 
@@ -125,8 +125,7 @@ def _teachers(names: Sequence[str]) -> str:
     """A paragraph on those that the model was taught by, by the names of their recipes."""
     if not names:
         return ""
-    kept = [json.loads((model_folder(name) / PIPELINE_FILE).read_text()) for name in names]
-    recipes = Counter(teacher["about"]["recipe"] for teacher in kept)
+    recipes = Counter(read_pipeline(model_folder(name))[1]["recipe"] for name in names)
     told = " and ".join(f"`{name}`" + (f" ({n} seeds, their mean)" if n > 1 else "") for name, n in recipes.items())
     return f" It also learned what {told} says of the words\nof the same training utterances."
 
@@ -135,12 +134,21 @@ def _origin(recipe: Recipe) -> str:
     """What the card says of what came before: the model it began with, and who taught either."""
     told, teachers = "", recipe.teachers
     if recipe.start_from is not None:
-        before = Recipe.model_validate_json((model_folder(recipe.start_from).parent / RECIPE_FILE).read_bytes())
-        told, teachers = f" It began as `{before.name}`, seed {before.seed}", before.teachers + recipe.teachers
+        folder = model_folder(recipe.start_from)
+        _, before, _ = read_pipeline(folder)
+        told = f" It began as `{before['recipe']}`, seed {before['seed']}"
+        if (folder.parent / RECIPE_FILE).exists():
+            teachers = read_recipe(folder.parent).teachers + teachers
         for modality in recipe.start_fresh:
             told += f", of which what reads {modality} was\nlearned anew"
         told += "."
     return told + _teachers(teachers)
+
+
+REFIT = """
+
+At the end the rows of valid were learned as well: this is the model of `{name}` again (`refit`), with the epoch,
+thresholds and calibration that it had chosen on valid before it learned them. So the figures are of test alone."""
 
 
 def _anchored(decision: Decision) -> str:
@@ -165,9 +173,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     options = parser.parse_args()
-    recipe = Recipe.model_validate_json((options.run / RECIPE_FILE).read_bytes())
+    recipe = read_recipe(options.run)
     bundle = load_bundle(options.run, fold=False)
     kept = json.loads((RESULTS / recipe.title / f"seed{recipe.seed}.json").read_text())
+    told = _origin(recipe), REFIT.format(name=recipe.name) if recipe.refit else ""
     encoders = {modality: reads_all(encoder) for modality, encoder in bundle.encoders.items()}
     save_bundle(SHIPPED, bundle.model, encoders, bundle.decision, bundle.about, dtype=torch.float16)
     size = sum(path.stat().st_size for path in SHIPPED.iterdir())
@@ -187,7 +196,9 @@ def main() -> None:
         band_low=band["low"],
         band_high=band["high"],
         band_n=band["n"],
-        origin=_origin(recipe),
+        origin=told[0],
+        refit=told[1],
+        speakers="16 speakers" if recipe.refit else "14 speakers; two more for valid",
         anchored=_anchored(bundle.decision),
         calibration=", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or "not measured",
     )

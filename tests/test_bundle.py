@@ -52,7 +52,8 @@ def test_the_shipped_model_has_a_name(monkeypatch, tmp_path):
     assert model_folder("shipped") == SHIPPED
     assert earlier_model("start_from", "shipped") == SHIPPED
     (tmp_path / "shipped").mkdir()
-    assert model_folder("shipped") == SHIPPED
+    with pytest.raises(UserError, match=r"and a folder here: that is \./shipped"):
+        model_folder("shipped")
     assert model_folder("./shipped") == Path("shipped")
 
 

@@ -117,6 +117,8 @@ def test_refit(run, recipe, tiny_corpus, tmp_path):
     again = "runs/tiny-refit-seed0"  # not where the run that chose would be
     assert re.search(rf"^{again}: learned train and valid, \d of 2 epochs, ", out, re.M)
     assert re.search(r"^epoch  1  loss \d\.\d+$", err, re.M)
+    refused(run("ablate", recipe, *common, "--set", "refit=chosen", "--out", "a"), "tiny: refit is of one run")
+    assert not Path("a").exists()
     said = "this model has learned valid, too"
     for name, split, warned in ((again, "valid", True), (again, "test", False), ("chosen", "valid", False)):
         code, _, err = run("evaluate", name, *common, "--split", split)

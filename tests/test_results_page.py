@@ -115,6 +115,26 @@ def test_ablation_and_sweep(scripts, tmp_path):
     assert told.index("## Ablation") < told.index("## Number of shared experts")
 
 
+def test_few_labels(scripts, tmp_path):
+    metrics = {"sentiment.mae": metric(0.5, 0.7), "emotion.top_accuracy": metric(0.25, 0.35)}
+    as_it_is = {"sentiment.mae": metric(0.9), "emotion.top_accuracy": metric(0.2)}
+    content = {
+        "seeds": 2,
+        "n": 1234,
+        "valid": 50,
+        "as-it-is": as_it_is,
+        "recipe": "r",
+        "epochs": {"new": 4, "shipped": 3},
+    }
+    content |= {"rows": {"1600": {"new": metrics, "shipped": metrics}}}
+    keep(scripts, tmp_path, "few-labels", content, "MELD, text")
+    told = page(scripts, tmp_path)
+    assert told.startswith("## From few labels: MELD, text\n\nRecipe `r`. 2 seeds, ")
+    assert "| labelled utterances | first weights | epochs | MAE | `top` |" in told
+    assert "| 0 | shipped, as it is |  | 0.9000 | 0.2000 |" in told
+    assert "| 1,600 | `start_from: shipped` | 3 | 0.6000 ± 0.1000 | 0.3000 ± 0.1000 |" in told
+
+
 def test_conflict_efficiency_peers(scripts, tmp_path):
     of = {"mean": -0.1, "se": 0.02, "negative": 0.75, "quarters": [0.1, None, -0.2, -0.3], "cosines": [0.1]}
     kept = keep(scripts, tmp_path, "conflict", {"runs": {"hard": {"seeds": 1, "steps": [0], "layers": {"all": of}}}})

@@ -5,7 +5,8 @@ thresholds, and what it was trained on). No pickle anywhere.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,16 @@ def save_bundle(
 
 def model_folder(name: Path | str) -> Path:
     """The folder with the model's files: ``name`` itself, its model if it is a run's folder, or a hub id's snapshot;
-    ``shipped``: the one that comes with the package."""
-    folder = SHIPPED if name == SHIPPED.name else resolve(name)
+    ``shipped``: the one that comes with the package.
+
+    Raises:
+        UserError: no model there; a folder of one's own is called ``shipped``, and may be meant.
+    """
+    if name == SHIPPED.name:
+        if Path(name).exists():
+            raise UserError(f"{name} is the model that comes with the package, and a folder here: that is ./{name}")
+        return SHIPPED
+    folder = resolve(name)
     return folder / MODEL_FOLDER if (folder / MODEL_FOLDER / PIPELINE_FILE).exists() else folder
 
 
@@ -92,19 +101,14 @@ def load_bundle(
     """
     folder = model_folder(name or SHIPPED)
     path = folder / PIPELINE_FILE
-    try:
-        content = json.loads(path.read_bytes())
-        decision, about = Decision.from_json(content["decision"]), dict(content["about"])
-        expected, encoders = {}, {}
-        for modality, spec in content["encoders"].items():
+    decision, about, specs = read_pipeline(folder)
+    expected, encoders = {}, {}
+    with _undamaged(path):
+        for modality, spec in specs.items():
             expected[modality] = spec.pop("fingerprint")
             if overrides and modality in overrides:
                 spec["source"] = overrides[modality]
             encoders[modality] = _source(spec, device)
-    except FileNotFoundError:
-        raise UserError(f"{folder} holds no trained model: {PIPELINE_FILE} is missing") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None
     for modality, encoder in encoders.items():
         if encoder.fingerprint != expected[modality]:
             raise UserError(
@@ -121,6 +125,29 @@ def load_bundle(
             if fold:
                 upper.fold()
     return Bundle(model.to(device), encoders, decision, about)
+
+
+def read_pipeline(folder: Path) -> tuple[Decision, dict[str, Any], dict[str, Any]]:
+    """A model's decision rules, the facts about its training and its encoders' specifications, without its weights.
+
+    Raises:
+        UserError: no model there, a damaged file.
+    """
+    path = folder / PIPELINE_FILE
+    with _undamaged(path):
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{folder} holds no trained model: {PIPELINE_FILE} is missing") from None
+        return Decision.from_json(content["decision"]), dict(content["about"]), dict(content["encoders"])
+
+
+@contextmanager
+def _undamaged(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None
 
 
 def _source(spec: dict[str, Any], device: str) -> Source:

@@ -220,7 +220,11 @@ def _recipes(names: tuple[str, ...], settings: tuple[str, ...]) -> "list[Recipe]
 
     if not names:
         raise UserError("no recipe: name at least one, e.g. mosei-frozen")
-    return [load_recipe(find_recipe(name), dict(_pair(item) for item in settings)) for name in names]
+    found = [load_recipe(find_recipe(name), dict(_pair(item) for item in settings)) for name in names]
+    for recipe in found:
+        if recipe.refit:
+            raise UserError(f"{recipe.name}: refit is of one run; an experiment's rows and seeds are chosen on valid")
+    return found
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -1,12 +1,17 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from mmolre import MMoLRE, UserError
+from mmolre.bundle import SHIPPED, load_bundle
+from mmolre.data.dataset import Rows
+from mmolre.encoders.weights import DEFAULTS, SOURCES, find
 from mmolre.model.config import ModelConfig
-from mmolre.train.recipe import Recipe
-from mmolre.train.run import Rows, make_model, make_sources
+from mmolre.train.named import find_recipe
+from mmolre.train.recipe import Recipe, load_recipe
+from mmolre.train.run import make_model, make_sources
 from mmolre.train.start import take_weights
 from tiny_corpus import corpus_recipe
 from tiny_runs import tiny_config
@@ -123,3 +128,22 @@ def test_other_layers_of_the_encoder_are_refused(tiny_encoders, tmp_path):
     recipe = adapting(tiny_encoders, adapt="full", upper=2).model_copy(update={"start_from": str(tmp_path / "upper1")})
     with pytest.raises(UserError, match="other layers of the text encoder learn"):
         made(recipe)
+
+
+@pytest.mark.encoders
+def test_everyday_goes_on_from_the_shipped_model():
+    """All that the shipped model has learned, with the figures that voices were standardised by."""
+    recipe = load_recipe(find_recipe("everyday"), {"start_from": SHIPPED.name})
+    if missing := [role for role in DEFAULTS.values() if find(SOURCES[role]) is None]:
+        pytest.skip(f"not fetched: {', '.join(missing)}")
+    sources = make_sources(recipe)
+    layers = sources["audio"].n_layers
+    voices = Rows([], [{"audio": np.ones((4, layers, sources["audio"].width), np.float16)}])
+    started, shipped = make_model(recipe, sources, voices), load_bundle(fold=False).model
+    learned, theirs = ({n: p for n, p in m.named_parameters() if p.requires_grad} for m in (started, shipped))
+    assert learned.keys() == theirs.keys()
+    for name, parameter in learned.items():
+        assert torch.equal(parameter, theirs[name]), name
+    for name in ("mean", "deviation"):
+        own, other = (getattr(m.inputs["audio"].norm, name) for m in (started, shipped))
+        assert torch.equal(own, other)

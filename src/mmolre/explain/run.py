@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmolre.bundle import Bundle, load_bundle
+from mmolre.bundle import SHIPPED, Bundle, load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifests
@@ -110,7 +110,7 @@ def explain(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for what is explained")
     failed = 0
-    conflicts = explain_conflict([Path(run) for run in runs], out, tell)
+    conflicts = explain_conflict([Path(run) for run in runs if run != SHIPPED.name], out, tell)
     given = Utterance("utterance", text, audio) if text is not None or audio is not None else None
     utterance = find(data, wanted, audio_root) if wanted is not None else given
     if utterance or data:

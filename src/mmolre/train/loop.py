@@ -105,7 +105,7 @@ class Trainer:
         self._validator = Validator(recipe, model.config.tasks, valid, self.train_sentiment_median)
         self.state: dict[str, Any] = {
             "epoch": 0, "in_epoch": 0, "step": 0, "best_score": None, "best_epoch": 0, "seconds": 0.0,
-            "sums": {}, "log_bytes": 0, "finished": False, "data": _data_digest(train, valid),
+            "sums": {}, "log_bytes": 0, "finished": False, "data": data_digest(train, valid),
         }  # fmt: skip
 
     @property
@@ -327,7 +327,7 @@ def _copy_of(model: MMoLRE) -> MMoLRE:
     return copy.deepcopy(model, {id(p): p for p in model.parameters() if not p.requires_grad})
 
 
-def _data_digest(train: Rows, valid: Rows) -> str:
+def data_digest(train: Rows, valid: Rows) -> str:
     """The same iff the rows are, in their order, with their labels and the lengths of their features."""
     digest = hashlib.sha256()
     for rows in (train, valid):

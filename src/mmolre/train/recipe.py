@@ -235,8 +235,9 @@ class Recipe(_Part):
             alone, as far as valid says (:mod:`mmolre.evaluate.anchor`); where few utterances have both.
         context: ``recording``: an utterance is also read in the light of the others of its recording
             (:mod:`mmolre.evaluate.context`); ``none``: each on its own. Learning is the same.
-        start_from: a run's folder, a model's folder or a hub id whose weights are the first ones, as far as the two
-            models have them in common; for a small corpus, or an encoder that adapts to what is learned already.
+        start_from: a run's folder, a model's folder, a hub id or ``shipped``, whose weights are the first ones, as far
+            as the two models have them in common; for a small corpus, or an encoder that adapts to what is learned
+            already.
         start_fresh: modalities whose own parts (see ``training.only``) begin anew all the same.
         teachers: runs' folders, models' folders or hub ids whose predictions for the training utterances are learned
             beside the labels, for ``objective.teaching`` of the loss: distillation, of a larger model or of several.
@@ -343,6 +344,20 @@ def holds(path: Path, recipe: Recipe) -> bool:
         return Recipe.model_validate_json(path.read_bytes()) == recipe
     except ValidationError:
         return False
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe of a run's folder.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return Recipe.model_validate_json((run / RECIPE_FILE).read_bytes())
+    except OSError as error:
+        raise UserError(f"{run} holds no run: {RECIPE_FILE}: {error.strerror or error}") from None
+    except ValidationError as error:
+        raise UserError(f"{run / RECIPE_FILE}: {_first_problem(error)}") from None
 
 
 def _set(content: dict[str, Any], dotted: str, value: Any) -> None:

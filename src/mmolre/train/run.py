@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mmolre.bundle import MODEL_FOLDER, save_bundle
+from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE, read_pipeline, save_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, Rows, Source, StoredFeatures, build_dataset
 from mmolre.data.manifest import read_manifests
@@ -29,10 +29,10 @@ from mmolre.model.upper import Upper
 from mmolre.schema import Utterance
 from mmolre.train.adaptation import adapted, make_encoder, states_of
 from mmolre.train.checkpoint import CHECKPOINT_FILE
-from mmolre.train.loop import Progress, Trainer
+from mmolre.train.loop import Progress, Trainer, data_digest
 from mmolre.train.recipe import RECIPE_FILE, EncoderRecipe, Recipe, holds
-from mmolre.train.refit import earlier_run
-from mmolre.train.start import take_weights
+from mmolre.train.refit import earlier_run, keep
+from mmolre.train.start import earlier_model, take_weights
 from mmolre.train.teachers import TAUGHT_FILE, ask_teachers
 from mmolre.train.validation import Validation
 
@@ -109,6 +109,18 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
     return model
 
 
+def _warn_of_learned_valid(recipe: Recipe) -> None:
+    for key, names in (("start_from", (recipe.start_from,)), ("teachers", recipe.teachers)):
+        for name in names:
+            folder = earlier_model(key, name) if name else None
+            if folder and (folder / PIPELINE_FILE).exists() and read_pipeline(folder)[1].get("valid_learned"):
+                warnings.warn(
+                    f"{key}: {name} has learned the valid rows of its data, too; where yours are among them, what is "
+                    "chosen by valid here is too sure of itself",
+                    stacklevel=3,
+                )
+
+
 def train(
     recipe: Recipe,
     data: Sequence[Path],
@@ -123,21 +135,25 @@ def train(
 
     Writes into ``out``: ``recipe.json``, ``versions.json``, ``log.jsonl``, ``last.safetensors`` (to go on from),
     ``taught.safetensors`` (what teachers said, where there are any), ``model/`` (the best epoch: see
-    :mod:`mmolre.bundle`), ``metrics-valid.json`` (of the best epoch; not of a refit), and ``failed-rows.jsonl`` if
-    rows could not be used.
+    :mod:`mmolre.bundle`), ``metrics-valid.json`` (of the best epoch), and ``failed-rows.jsonl`` if rows could not be
+    used. A refit writes no metrics, and ``refit.json``: what the earlier run decided.
 
     Raises:
         UserError: bad recipe or data; no run to refit; ``out`` holds another run; the loss is not a number.
         InterruptedRunError: the callbacks asked to stop; the run can go on later.
     """
     callbacks = callbacks or Callbacks()
-    refit = earlier_run(recipe)
+    refit = earlier_run(recipe, out)
+    if not refit:
+        _warn_of_learned_valid(recipe)
     sources = make_sources(recipe, device)
     utterances = read_manifests(list(data), audio_root=audio_root)
     usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(sources)]
     for split in ("train", "valid"):  # what is not there need not be encoded first
         _labelled(usable, split, recipe, data)
     _claim_folder(recipe, out, device)
+    if refit:
+        keep(refit, out)
     dataset = build_dataset(usable, sources, cache, progress=callbacks.encoding)
     (out / FAILED_FILE).unlink(missing_ok=True)
     if dataset.failed:
@@ -148,6 +164,11 @@ def train(
         for split in ("train", "valid")
     }
     if refit:
+        if refit.data != data_digest(rows["train"], rows["valid"]):
+            raise UserError(
+                f"refit: {recipe.refit} chose by other data (ids, labels or lengths differ, or rows that failed); "
+                "give the same --data again"
+            )
         rows = {"train": _joined(rows["train"], rows["valid"]), "valid": Rows([], [])}
     about = _about(recipe, rows["train"].utterances, device)
     taught = None
@@ -281,7 +302,7 @@ def any_label(emotions: Sequence[float | None]) -> bool:
 
 def _about(recipe: Recipe, train_rows: Sequence[Utterance], device: str) -> dict[str, Any]:
     return {
-        "recipe": recipe.name,
+        "recipe": recipe.title,
         "seed": recipe.seed,
         "train_utterances": len(train_rows),
         "train_with_sentiment": sum(u.sentiment is not None for u in train_rows),

@@ -1,0 +1,116 @@
+"""How many labelled utterances of one's own are needed, from new weights and from the shipped model's?
+
+    mmolre import meld MELD --out data/meld
+    python benchmarks/few_labels.py --data data/meld/manifest.csv --out runs/few-labels
+
+For each size and seed, so many training rows are drawn, by whole recordings, and the recipe `everyday` learns them
+from new weights, for its 4 epochs and for 12, and with ``start_from: shipped``. 200 of the rows of valid choose epoch
+and thresholds, as people with few labels have few there, too; the other recordings of valid, or test where there is
+any, are scored once. The shipped model as it is stands beside. A finished run is not trained again; ``few-labels.json``
+holds metrics alone.
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmolre.bundle import load_bundle
+from mmolre.data.cache import FeatureCache
+from mmolre.data.manifest import read_manifest, write_manifest
+from mmolre.encoders.weights import home
+from mmolre.evaluate.report import lookup
+from mmolre.evaluate.run import evaluate
+from mmolre.experiments.table import over_seeds, write_json
+from mmolre.schema import Utterance
+from mmolre.train.named import find_recipe
+from mmolre.train.recipe import Recipe, load_recipe
+from mmolre.train.run import train, versions
+
+VALID = 200
+WAYS: dict[str, dict[str, str]] = {
+    "new": {},
+    "new-longer": {"training.epochs": "12"},
+    "shipped": {"start_from": "shipped"},
+}
+AS_IT_IS = "as-it-is"
+METRICS = (
+    *("sentiment.mae", "sentiment.corr"),
+    *("emotion.wa_mean", "emotion.macro_f1", "emotion.auc_mean", "emotion.top_accuracy"),
+)
+
+
+def drawn(utterances: Sequence[Utterance], size: int, seed: int) -> list[Utterance]:
+    """``size`` training rows, :data:`VALID` rows of valid, and what is scored, which is the same for all."""
+    by_split = {split: [u for u in utterances if u.split == split] for split in ("train", "valid", "test")}
+    train, valid = _shuffled(by_split["train"], seed), _shuffled(by_split["valid"], 0)
+    chosen_by = {u.recording for u in valid[:VALID]}
+    rest = [replace(u, split="test") for u in valid[VALID:] if u.recording is None or u.recording not in chosen_by]
+    if len(train) < size or len(valid) < VALID or not (by_split["test"] or rest):
+        raise SystemExit(f"{len(train)} train and {len(valid)} valid rows are too few for {size} and {VALID}")
+    return [*train[:size], *valid[:VALID], *(by_split["test"] or rest)]
+
+
+def _shuffled(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
+    """Whole recordings after one another, as people label them; an utterance of none is one by itself."""
+    recordings: dict[str, list[Utterance]] = {}
+    for utterance in utterances:
+        recordings.setdefault(utterance.recording or utterance.id, []).append(utterance)
+    order = sorted(recordings)
+    random.Random(seed).shuffle(order)
+    return [utterance for recording in order for utterance in recordings[recording]]
+
+
+def recipe_of(name: str, changes: dict[str, str]) -> Recipe:
+    return load_recipe(find_recipe(name), changes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 400, 1600])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--recipe", default="everyday")
+    options = parser.parse_args()
+    cache = FeatureCache(home() / "features")
+    utterances = read_manifest(options.data)
+
+    def scored(model: Path | str, manifest: Path) -> dict[str, float]:
+        metrics = evaluate(load_bundle(model), [manifest], "test", cache=cache).metrics
+        return {key: lookup(metrics, key) for key in METRICS}
+
+    rows: dict[str, dict[str, Any]] = {}
+    for size in options.sizes:
+        found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        for seed in range(options.seeds):
+            manifest = options.out / f"{size}-{seed}.jsonl"
+            write_manifest(manifest, drawn(utterances, size, seed), audio_root=Path("/"))
+            for way, changes in WAYS.items():
+                recipe = recipe_of(options.recipe, {"seed": str(seed)} | changes)
+                run = options.out / f"{way}-{size}-{seed}"
+                train(recipe, [manifest], run, cache=cache)
+                found[way].append(scored(run, manifest))
+                print(run.name, {key: round(value, 3) for key, value in found[way][-1].items()}, flush=True)
+        rows[str(size)] = {way: _together(several) for way, several in found.items()}
+    some = options.out / f"{options.sizes[0]}-0.jsonl"
+    about = {
+        "seeds": options.seeds,
+        "n": sum(u.split == "test" for u in read_manifest(some)),
+        "recipe": options.recipe,
+        "epochs": {way: recipe_of(options.recipe, changes).training.epochs for way, changes in WAYS.items()},
+        "valid": VALID,
+        AS_IT_IS: _together([scored("shipped", some)]),
+        "versions": versions(),
+    }
+    write_json(options.out / "few-labels.json", about | {"rows": rows})
+
+
+def _together(several: Sequence[dict[str, float]]) -> dict[str, Any]:
+    return {key: over_seeds([of[key] for of in several]) for key in METRICS}
+
+
+if __name__ == "__main__":
+    main()
