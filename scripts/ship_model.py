@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mmolre.bundle import SHIPPED, load_bundle, model_folder, read_pipeline, save_bundle
+from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle, model_folder, save_bundle
 from mmolre.data.dataset import Source
 from mmolre.encoders import from_spec
 from mmolre.encoders.text import TextEncoder
@@ -121,11 +121,16 @@ def figures_table(metrics: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _about(name: str) -> dict[str, Any]:
+    """The facts about a model's training."""
+    return json.loads((model_folder(name) / PIPELINE_FILE).read_text())["about"]
+
+
 def _teachers(names: Sequence[str]) -> str:
     """A paragraph on those that the model was taught by, by the names of their recipes."""
     if not names:
         return ""
-    recipes = Counter(read_pipeline(model_folder(name))[1]["recipe"] for name in names)
+    recipes = Counter(_about(name)["recipe"] for name in names)
     told = " and ".join(f"`{name}`" + (f" ({n} seeds, their mean)" if n > 1 else "") for name, n in recipes.items())
     return f" It also learned what {told} says of the words\nof the same training utterances."
 
@@ -134,8 +139,7 @@ def _origin(recipe: Recipe) -> str:
     """What the card says of what came before: the model it began with, and who taught either."""
     told, teachers = "", recipe.teachers
     if recipe.start_from is not None:
-        folder = model_folder(recipe.start_from)
-        _, before, _ = read_pipeline(folder)
+        folder, before = model_folder(recipe.start_from), _about(recipe.start_from)
         told = f" It began as `{before['recipe']}`, seed {before['seed']}"
         if (folder.parent / RECIPE_FILE).exists():
             teachers = read_recipe(folder.parent).teachers + teachers
@@ -147,8 +151,8 @@ def _origin(recipe: Recipe) -> str:
 
 REFIT = """
 
-At the end the rows of valid were learned as well: this is the model of `{name}` again (`refit`), with the epoch,
-thresholds and calibration that it had chosen on valid before it learned them. So the figures are of test alone."""
+At the end {what} was learned as well: this is the model of `{name}` again (`refit`), with the epoch,
+thresholds and calibration that it had chosen on valid before. So the figures are of test alone."""
 
 
 def _anchored(decision: Decision) -> str:
@@ -176,7 +180,10 @@ def main() -> None:
     recipe = read_recipe(options.run)
     bundle = load_bundle(options.run, fold=False)
     kept = json.loads((RESULTS / recipe.title / f"seed{recipe.seed}.json").read_text())
-    told = _origin(recipe), REFIT.format(name=recipe.name) if recipe.refit else ""
+    origin, refit = _origin(recipe), ""
+    if recipe.refit:
+        what = "valid" + "".join(f"'s {modality}" for modality in recipe.training.only[:1])
+        refit = REFIT.format(name=recipe.name, what=what)
     encoders = {modality: reads_all(encoder) for modality, encoder in bundle.encoders.items()}
     save_bundle(SHIPPED, bundle.model, encoders, bundle.decision, bundle.about, dtype=torch.float16)
     size = sum(path.stat().st_size for path in SHIPPED.iterdir())
@@ -196,8 +203,8 @@ def main() -> None:
         band_low=band["low"],
         band_high=band["high"],
         band_n=band["n"],
-        origin=told[0],
-        refit=told[1],
+        origin=origin,
+        refit=refit,
         speakers="16 speakers" if recipe.refit else "14 speakers; two more for valid",
         anchored=_anchored(bundle.decision),
         calibration=", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or "not measured",

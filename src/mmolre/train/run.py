@@ -22,6 +22,7 @@ from mmolre.encoders.extract import Progress as EncodingProgress
 from mmolre.encoders.extract import extract
 from mmolre.errors import UserError
 from mmolre.evaluate.report import write_metrics
+from mmolre.evaluate.thresholds import modality_key
 from mmolre.files import write_text
 from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.model.mmolre import MMoLRE
@@ -169,7 +170,7 @@ def train(
                 f"refit: {recipe.refit} chose by other data (ids, labels or lengths differ, or rows that failed); "
                 "give the same --data again"
             )
-        rows = {"train": _joined(rows["train"], rows["valid"]), "valid": Rows([], [])}
+        rows = {"train": _joined(rows["train"], _seen(rows["valid"], recipe)), "valid": Rows([], [])}
     about = _about(recipe, rows["train"].utterances, device)
     taught = None
     if recipe.teachers:
@@ -251,6 +252,13 @@ def _rows(
 ) -> Rows:
     chosen = _labelled(utterances, split, recipe, data, failed)
     return Rows([utterances[i] for i in chosen], [arrays[i] for i in chosen])
+
+
+def _seen(rows: Rows, recipe: Recipe) -> Rows:
+    """Without those that ``training.repeat`` leaves out."""
+    repeat = recipe.training.repeat
+    kept = [i for i, present in enumerate(rows.arrays) if repeat.get(modality_key(tuple(present)), 1)]
+    return Rows([rows.utterances[i] for i in kept], [rows.arrays[i] for i in kept])
 
 
 def _joined(a: Rows, b: Rows) -> Rows:
