@@ -11,6 +11,7 @@ holds metrics alone.
 """
 
 import argparse
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.encoders.weights import home
-from mmolre.evaluate.report import lookup
+from mmolre.evaluate.report import direction, lookup
 from mmolre.evaluate.run import evaluate
 from mmolre.experiments.table import over_seeds, write_json
 from mmolre.schema import Utterance
@@ -82,6 +83,16 @@ def main() -> None:
         metrics = evaluate(load_bundle(model), [manifest], "test", cache=cache).metrics
         return {key: lookup(metrics, key) for key in METRICS}
 
+    def trivial(manifest: Path) -> dict[str, float]:
+        """The best that any trivial predictor reaches in each metric."""
+        found = evaluate(load_bundle("shipped"), [manifest], "test", cache=cache).metrics["trivial"]
+        best = {}
+        for key in METRICS:
+            task, name = key.split(".")
+            known = [metrics[name] for metrics in found[task].values() if metrics.get(name) is not None]
+            best[key] = (max if direction(key) == "max" else min)(known, default=math.nan)
+        return best
+
     rows: dict[str, dict[str, Any]] = {}
     for size in options.sizes:
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
@@ -103,6 +114,7 @@ def main() -> None:
         "epochs": {way: recipe_of(options.recipe, changes).training.epochs for way, changes in WAYS.items()},
         "valid": VALID,
         AS_IT_IS: _together([scored("shipped", some)]),
+        "trivial": _together([trivial(some)]),
         "versions": versions(),
     }
     write_json(options.out / "few-labels.json", about | {"rows": rows})

@@ -270,7 +270,7 @@ def few_labels(content: Mapping[str, Any]) -> Page:
     names = table.NAMES | {"emotion.auc_mean": "AUC", "emotion.top_accuracy": "`top`"}
     firsts = {"new": "new", "new-longer": "new", "shipped": "`start_from: shipped`"}
     epochs, as_it_is = content["epochs"], content["as-it-is"]
-    lines = [["0", "shipped, as it is", "", as_it_is]]
+    lines = [["", "_the best trivial predictor_", "", content["trivial"]], ["0", "shipped, as it is", "", as_it_is]]
     lines += [
         [f"{int(size):,}", firsts[way], str(epochs[way]), metrics]
         for size, ways in content["rows"].items()

@@ -125,6 +125,7 @@ def test_few_labels(scripts, tmp_path):
         "as-it-is": as_it_is,
         "recipe": "r",
         "epochs": {"new": 4, "shipped": 3},
+        "trivial": as_it_is,
     }
     content |= {"rows": {"1600": {"new": metrics, "shipped": metrics}}}
     keep(scripts, tmp_path, "few-labels", content, "MELD, text")
