@@ -79,19 +79,8 @@ def main() -> None:
     cache = FeatureCache(home() / "features")
     utterances = read_manifest(options.data)
 
-    def scored(model: Path | str, manifest: Path) -> dict[str, float]:
-        metrics = evaluate(load_bundle(model), [manifest], "test", cache=cache).metrics
-        return {key: lookup(metrics, key) for key in METRICS}
-
-    def trivial(manifest: Path) -> dict[str, float]:
-        """The best that any trivial predictor reaches in each metric."""
-        found = evaluate(load_bundle("shipped"), [manifest], "test", cache=cache).metrics["trivial"]
-        best = {}
-        for key in METRICS:
-            task, name = key.split(".")
-            known = [metrics[name] for metrics in found[task].values() if metrics.get(name) is not None]
-            best[key] = (max if direction(key) == "max" else min)(known, default=math.nan)
-        return best
+    def scored(model: Path | str, manifest: Path) -> dict[str, Any]:
+        return evaluate(load_bundle(model), [manifest], "test", cache=cache).metrics
 
     rows: dict[str, dict[str, Any]] = {}
     for size in options.sizes:
@@ -103,21 +92,36 @@ def main() -> None:
                 recipe = recipe_of(options.recipe, {"seed": str(seed)} | changes)
                 run = options.out / f"{way}-{size}-{seed}"
                 train(recipe, [manifest], run, cache=cache)
-                found[way].append(scored(run, manifest))
+                found[way].append(_shown(scored(run, manifest)))
                 print(run.name, {key: round(value, 3) for key, value in found[way][-1].items()}, flush=True)
         rows[str(size)] = {way: _together(several) for way, several in found.items()}
     some = options.out / f"{options.sizes[0]}-0.jsonl"
+    as_it_is = scored("shipped", some)
     about = {
         "seeds": options.seeds,
         "n": sum(u.split == "test" for u in read_manifest(some)),
         "recipe": options.recipe,
         "epochs": {way: recipe_of(options.recipe, changes).training.epochs for way, changes in WAYS.items()},
         "valid": VALID,
-        AS_IT_IS: _together([scored("shipped", some)]),
-        "trivial": _together([trivial(some)]),
+        AS_IT_IS: _together([_shown(as_it_is)]),
+        "trivial": _together([_best_trivial(as_it_is)]),
         "versions": versions(),
     }
     write_json(options.out / "few-labels.json", about | {"rows": rows})
+
+
+def _shown(metrics: dict[str, Any]) -> dict[str, float]:
+    return {key: lookup(metrics, key) for key in METRICS}
+
+
+def _best_trivial(metrics: dict[str, Any]) -> dict[str, float]:
+    """The best that any trivial predictor reaches in each metric."""
+    best = {}
+    for key in METRICS:
+        task, name = key.split(".")
+        known = [of[name] for of in metrics["trivial"][task].values() if of.get(name) is not None]
+        best[key] = (max if direction(key) == "max" else min)(known, default=math.nan)
+    return best
 
 
 def _together(several: Sequence[dict[str, float]]) -> dict[str, Any]:

@@ -20,7 +20,6 @@ from torch import Tensor
 from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets
 from mmolre.data.dataset import Rows
 from mmolre.errors import UserError
-from mmolre.evaluate.thresholds import modality_key
 from mmolre.files import cannot_write
 from mmolre.model.mmolre import MMoLRE
 from mmolre.train import conflict, surgery
@@ -95,8 +94,7 @@ class Trainer:
         # Fused, a step over an encoder's weights takes a quarter of the time. Others stay as their results were made.
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=len(model.uppers) > 0)
         # What one epoch goes through: indices of the training rows, some of them several times.
-        repeat = recipe.training.repeat
-        self.visits = [i for i, x in enumerate(train.arrays) for _ in range(repeat.get(modality_key(tuple(x)), 1))]
+        self.visits = [i for i, x in enumerate(train.arrays) for _ in range(recipe.training.visits(x))]
         if not self.visits:
             raise UserError("training.repeat leaves no utterance to learn from")
         self.keys = [likeness(train.arrays[i]) for i in self.visits]

@@ -1,6 +1,7 @@
 """Recipes: everything that defines a training run, in one YAML file. Unknown keys are refused."""
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -219,6 +220,10 @@ class TrainingRecipe(_Part):
     checkpoint_minutes: float = Field(default=5.0, gt=0)
     precision: Literal["fp32", "bf16"] = "fp32"
     conflict_every: int = Field(default=0, ge=0)
+
+    def visits(self, modalities: Iterable[str]) -> int:
+        """How often an utterance that has these modalities is seen in an epoch."""
+        return self.repeat.get(modality_key(tuple(modalities)), 1)
 
 
 FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]

@@ -22,7 +22,6 @@ from mmolre.encoders.extract import Progress as EncodingProgress
 from mmolre.encoders.extract import extract
 from mmolre.errors import UserError
 from mmolre.evaluate.report import write_metrics
-from mmolre.evaluate.thresholds import modality_key
 from mmolre.files import write_text
 from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.model.mmolre import MMoLRE
@@ -256,8 +255,7 @@ def _rows(
 
 def _seen(rows: Rows, recipe: Recipe) -> Rows:
     """Without those that ``training.repeat`` leaves out."""
-    repeat = recipe.training.repeat
-    kept = [i for i, present in enumerate(rows.arrays) if repeat.get(modality_key(tuple(present)), 1)]
+    kept = [i for i, present in enumerate(rows.arrays) if recipe.training.visits(present)]
     return Rows([rows.utterances[i] for i in kept], [rows.arrays[i] for i in kept])
 
 
