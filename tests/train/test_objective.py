@@ -272,6 +272,28 @@ def test_what_is_taught_by_hand():
     assert torch.equal(objective(said, batch, none).total, objective(said, batch).total)
 
 
+def test_what_is_taught_of_exclusive_emotions_by_hand():
+    logits = torch.tensor([[1.0, -1, 2, 0, 0.5, -2]] * 4)
+    said = torch.tensor(
+        [[0.1, 0, 0.6, 0, 0, 0], [0.9, 0.6, 0, 0, 0, 0], [0.1, 0, 0.6, 0, 0, NAN], [0.1, 0, 0.6, 0, 0, 0]]
+    )
+    among = math.log(1 + logits[0].exp().sum().item())  # of it, the 1 is none's
+    cells = [softplus(z) for z in logits[0].tolist()]
+    rows = [
+        among - 0.1 * 1 - 0.6 * 2,  # and .3 for none, whose logit is 0
+        among - 0.6 * 1 - 0.4 * -1,  # their sum is 1.5: scaled to 1
+        sum(cells[:5]) - 0.1 * 1 - 0.6 * 2,  # not all said: each by itself
+        sum(cells) - 0.1 * 1 - 0.6 * 2,  # not said to be exclusive
+    ]
+    exclusive = torch.tensor([True, True, True, False])
+    assert imitation_loss(logits, said, exclusive).mean().item() == pytest.approx(sum(rows) / 23)
+    # the same through the whole objective, whose set of modalities says what is exclusive
+    batch = labels([NAN], [[NAN] * 6])._replace(masks={"audio": torch.ones(1, 1).bool()})
+    taught = Taught(torch.tensor([NAN]), said[:1])
+    loss = make(("emotion",), exclusive=["audio"], emotion=1)(output(torch.zeros(1), logits[:1]), batch, taught)
+    assert loss.total.item() == pytest.approx(rows[0] / 6)
+
+
 def test_unimodal_heads_are_taught_their_own_rows():
     head = (torch.tensor([4.0]), torch.tensor([1]))
     taught = Taught(torch.tensor([0.0, 1.0]), torch.full((2, 6), NAN))

@@ -1,15 +1,18 @@
 import csv
+import json
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import mmolre
 from mmolre import UserError
 from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifests
 from mmolre.evaluate.run import evaluate
+from mmolre.predict_file import predict_file
 from mmolre.train import teachers
 from mmolre.train.loop import InterruptedRunError
 from mmolre.train.run import Callbacks, train
@@ -83,6 +86,63 @@ def test_several_teachers_are_averaged_where_they_speak(monkeypatch, tmp_path):
     assert torch.equal(kept.sentiment.nan_to_num(9), taught.sentiment.nan_to_num(9))
     with pytest.raises(KeyError):  # other utterances: asked again
         ask_teachers(["nobody"], [None] * 3, TASKS, tmp_path)  # type: ignore[list-item]
+
+
+def test_a_file_of_predictions_is_a_teacher(tiny_run, tiny_corpus, pupils, cache, tmp_path):
+    """What ``mmolre predict`` writes teaches what the model itself does; beside it, a file with little to say."""
+    said = tmp_path / "said.jsonl"
+    predict_file(mmolre.load(tiny_run.folder), [tiny_corpus], said)
+    runs, files, both = (tmp_path / name for name in ("run", "file", "both"))
+    for folder in (runs, files, both):
+        folder.mkdir()
+    model = ask_teachers([str(tiny_run.folder)], pupils, TASKS, runs, cache=cache)
+    file = ask_teachers([str(said)], pupils[::-1], TASKS, files)
+    for a, b in zip(model, file, strict=True):
+        torch.testing.assert_close(a, b.flip(0), equal_nan=True, atol=1e-4, rtol=0)  # four digits
+    few = tmp_path / "Few.JSONL"
+    few.write_text(
+        json.dumps({"id": pupils[0].id, "sentiment": None, "emotions": {"happy": 0.25}})
+        + "\n"
+        + json.dumps({"id": pupils[1].id, "sentiment": -3})
+        + "\n"
+        + json.dumps({"id": "of another corpus", "sentiment": 1, "emotions": {}})
+    )
+    mean = ask_teachers([str(said), str(few)], pupils, TASKS, both)
+    half = (model.emotions[0, 0] + 0.25) / 2
+    assert mean.emotions[0, 0].item() == pytest.approx(half.item(), abs=1e-4)
+    assert mean.sentiment[1].item() == pytest.approx((model.sentiment[1].item() - 3) / 2, abs=1e-4)
+    torch.testing.assert_close(mean.emotions[0, 1:], model.emotions[0, 1:], atol=1e-4, rtol=0)
+
+
+def test_a_file_that_is_none_of_predictions(pupils, tmp_path):
+    bad = tmp_path / "bad.jsonl"
+    good = json.dumps({"id": pupils[0].id, "sentiment": 1})
+    for line in (
+        "{",
+        "[]",
+        "1",
+        '{"sentiment": 1}',
+        '{"id": [], "sentiment": 1}',
+        '{"id": "a", "sentiment": "1"}',
+        '{"id": "a", "sentiment": true}',
+        '{"id": "a", "sentiment": 4}',
+        '{"id": "a", "sentiment": NaN}',
+        '{"id": "a", "emotions": {"happy": 1.5}}',
+        '{"id": "a", "emotions": {"happiness": 0.5}}',
+        '{"id": "a", "emotions": [0, 0, 0, 0, 0, 0]}',
+    ):
+        bad.write_text(f"{good}\n{line}\n")
+        with pytest.raises(UserError, match=r"teachers: .*bad.jsonl, line 2 is no prediction: a line is to be"):
+            ask_teachers([str(bad)], pupils, TASKS, tmp_path)
+    bad.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"bad.jsonl cannot be read: .*codec"):
+        ask_teachers([str(bad)], pupils, TASKS, tmp_path)
+    with pytest.raises(UserError, match=r"none.jsonl cannot be read: .*No such file"):
+        ask_teachers([str(tmp_path / "none.jsonl")], pupils, TASKS, tmp_path)
+    bad.write_text(good)
+    with pytest.raises(UserError, match=r"bad.jsonl says nothing of emotion for any training utterance"):
+        ask_teachers([str(bad)], pupils, ("emotion",), tmp_path)
+    assert list(tmp_path.iterdir()) == [bad]
 
 
 def test_a_teacher_without_anything_to_say(tiny_run, pupils, cache, tmp_path):

@@ -91,17 +91,33 @@ def emotion_loss(
         cells = cells * torch.where(there, present_weight, 1.0)
     if exclusive is not None:
         one = exclusive & labelled.all(dim=1) & (there.sum(dim=1) <= 1)
-        which = torch.where(there.any(dim=1), there.to(torch.int8).argmax(dim=1), logits.shape[1])
-        among = F.cross_entropy(F.pad(logits, (0, 1)), which, reduction="none")
-        cells = torch.where(one[:, None], among[:, None] / logits.shape[1], cells)
+        cells = torch.where(one[:, None], _among(logits, there.to(logits.dtype)), cells)
     return Cells(torch.where(labelled, cells, 0.0), labelled)
 
 
-def imitation_loss(logits: Tensor, taught: Tensor) -> Cells:
-    """Binary cross-entropy with a teacher's probabilities, where it has any (NaN = none). Both (B, 6)."""
+def imitation_loss(logits: Tensor, taught: Tensor, exclusive: Tensor | None = None) -> Cells:
+    """Cross-entropy with a teacher's probabilities, where it has any (NaN = none).
+
+    Args:
+        logits: (B, 6).
+        taught: (B, 6) probabilities.
+        exclusive: (B,) bool, as in :func:`emotion_loss`: there it is that of the softmax over the six and none, else
+            that of each emotion by itself. Probabilities that sum to more than 1 are scaled to 1.
+    """
     known = ~taught.isnan()
-    cells = F.binary_cross_entropy_with_logits(logits, taught.nan_to_num().to(logits.dtype), reduction="none")
+    target = taught.nan_to_num().to(logits.dtype)
+    cells = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    if exclusive is not None:
+        shares = target / target.sum(dim=1, keepdim=True).clamp(min=1)
+        cells = torch.where((exclusive & known.all(dim=1))[:, None], _among(logits, shares), cells)
     return Cells(torch.where(known, cells, 0.0), known)
+
+
+def _among(logits: Tensor, shares: Tensor) -> Tensor:
+    """(B, 1): a sixth of the cross-entropy of a softmax over the six logits and a 0 for none, with ``shares``, (B, 6),
+    and what is left to 1 for none."""
+    target = torch.cat([shares, 1 - shares.sum(dim=1, keepdim=True)], dim=1)
+    return F.cross_entropy(F.pad(logits, (0, 1)), target, reduction="none")[:, None] / logits.shape[1]
 
 
 class Objective(nn.Module):
@@ -187,7 +203,7 @@ class Objective(nn.Module):
         else:
             weight = self.present_weight if self.recipe.emotion_balance else None
             own = emotion_loss(prediction, truth, exclusive, recipe=self.recipe, present_weight=weight)
-            other = None if taught is None else imitation_loss(prediction, taught.emotions)
+            other = None if taught is None else imitation_loss(prediction, taught.emotions, exclusive)
         return own if other is None else own.blend(other, self.recipe.teaching)
 
     def _exclusive(self, batch: Batch) -> Tensor | None:

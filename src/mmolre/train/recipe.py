@@ -244,8 +244,9 @@ class Recipe(_Part):
             as the two models have them in common; for a small corpus, or an encoder that adapts to what is learned
             already.
         start_fresh: modalities whose own parts (see ``training.only``) begin anew all the same.
-        teachers: runs' folders, models' folders or hub ids whose predictions for the training utterances are learned
-            beside the labels, for ``objective.teaching`` of the loss: distillation, of a larger model or of several.
+        teachers: runs' folders, models' folders, hub ids, or files of predictions (``….jsonl``, as ``mmolre predict``
+            writes them); what they say of the training utterances is learned beside the labels, for
+            ``objective.teaching`` of the loss: distillation, of a larger model or of several.
         refit: the folder of a finished run of this very recipe (without this key) and seed: train and valid are learned
             together, for as many epochs as it kept, and predictions are read as it decided on valid
             (:mod:`mmolre.train.refit`). Once nothing is left to choose; test alone can say what came of it.

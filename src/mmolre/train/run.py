@@ -33,7 +33,7 @@ from mmolre.train.loop import Progress, Trainer, data_digest
 from mmolre.train.recipe import RECIPE_FILE, EncoderRecipe, Recipe, holds
 from mmolre.train.refit import earlier_run, keep
 from mmolre.train.start import earlier_model, take_weights
-from mmolre.train.teachers import TAUGHT_FILE, ask_teachers
+from mmolre.train.teachers import TAUGHT_FILE, ask_teachers, is_file_of_predictions
 from mmolre.train.validation import Validation
 
 VERSIONS_FILE = "versions.json"
@@ -112,7 +112,7 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
 def _warn_of_learned_valid(recipe: Recipe) -> None:
     for key, names in (("start_from", (recipe.start_from,)), ("teachers", recipe.teachers)):
         for name in names:
-            folder = earlier_model(key, name) if name else None
+            folder = earlier_model(key, name) if name and not is_file_of_predictions(name) else None
             if folder and (folder / PIPELINE_FILE).exists() and read_pipeline(folder)[1].get("valid_learned"):
                 warnings.warn(
                     f"{key}: {name} has learned the valid rows of its data, too; where yours are among them, what is "

@@ -1,8 +1,10 @@
 """Distillation: what models that were trained before say of the training utterances, as targets beside the labels."""
 
+import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,6 +21,7 @@ from mmolre.schema import EMOTIONS, Utterance
 from mmolre.train.start import earlier_model
 
 TAUGHT_FILE = "taught.safetensors"
+PREDICTIONS_SUFFIX = ".jsonl"
 AT_A_TIME = 1024
 """Utterances: many enough for batches of like lengths, few enough to see that it goes on, and to stop it."""
 
@@ -56,14 +59,17 @@ def ask_teachers(
     The answer is kept in ``out``, so that a run that goes on does not ask again.
 
     Args:
-        names: runs' folders, models' folders or hub ids.
+        names: runs' folders, models' folders or hub ids; or files of predictions, ``….jsonl``, as ``mmolre predict``
+            writes them: of each utterance an ``id``, ``sentiment`` in [-3, 3] and the ``emotions``' probabilities by
+            name, each of the two left out or null where nothing is said of it.
         utterances: those that are trained on. A teacher must not have been trained on those that are tested.
         tasks: of the model that is taught.
         bf16: whether teachers compute their products in bfloat16, as the model does that is taught.
         encoding, asking: called with what is encoded, or who is asked, the utterances done, and all.
 
     Raises:
-        UserError: no model there; a teacher that says nothing of these tasks, or of none of the utterances.
+        UserError: no model there; a file of something else; a teacher that says nothing of these tasks, or of none of
+            the utterances.
     """
     from safetensors.torch import load, save
 
@@ -72,12 +78,63 @@ def ask_teachers(
         found = Taught(**load(kept.read_bytes()))
         if len(found.sentiment) == len(utterances):
             return found
-    answers = [_ask(name, utterances, tasks, cache, device, bf16, encoding, asking) for name in names]
+    answers = [
+        _read(Path(name), utterances, tasks)
+        if is_file_of_predictions(name)
+        else _ask(name, utterances, tasks, cache, device, bf16, encoding, asking)
+        for name in names
+    ]
     sentiment, emotions = (_mean([a[i] for a in answers]) for i in range(2))
     taught = Taught(torch.from_numpy(sentiment).float(), torch.from_numpy(emotions).float())
     with replacing(kept) as beside:
         beside.write_bytes(save(taught._asdict()))
     return taught
+
+
+def is_file_of_predictions(name: str) -> bool:
+    """Whether this teacher has said already all that it will say."""
+    return name.lower().endswith(PREDICTIONS_SUFFIX)
+
+
+def _read(path: Path, utterances: Sequence[Utterance], tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """What a file of predictions says of the utterances; of those that it does not have, NaN."""
+    index = {utterance.id: i for i, utterance in enumerate(utterances)}
+    sentiment = np.full(len(utterances), np.nan)
+    emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
+    told = {"sentiment": False, "emotion": False}
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    row = json.loads(line)
+                    i = index.get(row["id"])
+                    said, felt = _number(row.get("sentiment"), -3, 3), row.get("emotions") or {}
+                    values = [_number(felt.get(name), 0, 1) for name in EMOTIONS]
+                    if not felt.keys() <= set(EMOTIONS):  # misspelt ones would teach nothing
+                        raise ValueError(felt)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise UserError(
+                        f"teachers: {path}, line {number} is no prediction: a line is to be "
+                        '{"id": …, "sentiment": -3 to 3 or null, "emotions": {"happy": 0 to 1, …}}'
+                    ) from None
+                if i is not None:
+                    sentiment[i], emotions[i] = said, values
+                    told["sentiment"] |= not math.isnan(said)
+                    told["emotion"] |= not np.isnan(emotions[i]).all()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"teachers: {path} cannot be read: {error}") from None
+    if not any(told[task] for task in tasks):
+        raise UserError(f"teachers: {path} says nothing of {' or '.join(tasks)} for any training utterance")
+    return sentiment, emotions
+
+
+def _number(value: Any, low: float, high: float) -> float:
+    """A number within the limits; NaN for None."""
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(value)
+    return float(value)
 
 
 def _ask(
