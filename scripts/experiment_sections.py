@@ -15,6 +15,8 @@ from mmolre.experiments import table
 
 CLAIMED = ("sentiment.mae", "sentiment.corr", "emotion.wa_mean", "emotion.macro_f1")
 """The metrics that claims are made of."""
+FIRST = ("compare-mosei",)
+"""Of several of a kind those that the others are to be read beside."""
 REFERENCES = ("hard", "single")
 SHARE = 1 / 5
 """Of the middle's parameters of full-rank PLE: what MMoLRE may have at most."""
@@ -38,7 +40,8 @@ def sections(root: Path) -> Page:
     }
     lines: Page = []
     for kind, (heading, write) in kinds.items():
-        for path in sorted((root / "results" / "experiments").glob(f"{kind}*.json")):
+        found = (root / "results" / "experiments").glob(f"{kind}*.json")
+        for path in sorted(found, key=lambda path: (path.stem not in FIRST, path.stem)):
             content = json.loads(path.read_text(encoding="utf-8"))
             title = content.get("title", "")
             lines += [f"## {heading}{': ' if title else ''}{title}", ""]
@@ -62,7 +65,7 @@ def comparison(content: Mapping[str, Any]) -> Page:
         as_given = (
             " **p takes the trained models as given: it does not say that trainings with other draws would do the "
             "same.**"
-            if content.get("resampled", table.UTTERANCES) == table.UTTERANCES
+            if not _draws_trainings(content)
             else ""
         )
         lines += [
@@ -96,9 +99,9 @@ def together(contents: Sequence[Mapping[str, Any]]) -> Page:
             body.append([title, table.NAMES[key], *both, f"{delta:+.4f} [{low:+.4f}, {high:+.4f}]", f"{p:.2f}"])
     runs = sum(content["seeds"] for content in contents)
     return [
-        f"Together with the comparison before, {runs} runs a row; difference of the means, above 0 where MMoLRE is "
-        "better; p by Welch's t-test over runs, which takes the test utterances as given, and the runs, some of which "
-        "share a seed, as independent; not corrected for several tests:",
+        f"Together with the comparison with other draws, {runs} runs a row; difference of the means, above 0 where "
+        "MMoLRE is better; p by Welch's t-test over runs, which takes the test utterances as given, and the runs, "
+        "some of which share a seed, as independent; not corrected for several tests:",
         "",
         *_table(["the other", "metric", "MMoLRE", "the other", "difference, 95 % interval", "p"], body),
     ]
@@ -186,7 +189,7 @@ def efficiency(content: Mapping[str, Any]) -> Page:
         "",
         *_table(heads, body),
         "Time of computing all low-rank experts and masking, over that of gathering the kept ones' columns (forward "
-        "and backward, the second block); above 1 gathering wins, and the bank then does it by itself:",
+        "and backward, the second block); above 1 gathering wins; where it does clearly, the bank does it by itself:",
         "",
         *_table(["", "all and masked ÷ gathered", "gathering wins from"], crossing),
     ]
@@ -244,14 +247,20 @@ def peers(content: Mapping[str, Any]) -> Page:
     ]
 
 
+def _draws_trainings(content: Mapping[str, Any]) -> bool:
+    """Whether p also says what trainings with other draws would do."""
+    return content.get("resampled", table.UTTERANCES) != table.UTTERANCES
+
+
 def _claims(content: Mapping[str, Any]) -> Iterator[list[str]]:
     rows = content["rows"]
+    held = "held" if _draws_trainings(content) else "held by these trainings"
     for reference in (r for r in REFERENCES if r in rows):
         for key in CLAIMED:
             of = content["better"].get("mmolre", {}).get(reference, {}).get(key)
             if of is None or of["delta"] is None:
                 continue
-            verdict = "did not hold" if of["delta"] <= 0 else "held" if of["p"] < LEVEL else "not shown"
+            verdict = "did not hold" if of["delta"] <= 0 else held if of["p"] < LEVEL else "not shown"
             own, other = (table.cell(rows[name]["metrics"][key]) for name in ("mmolre", reference))
             interval = "" if of["low"] is None else f" [{of['low']:+.4f}, {of['high']:+.4f}]"
             told = f"{of['delta']:+.4f}{interval}, {of['p']:.3f}"

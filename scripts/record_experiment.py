@@ -20,11 +20,12 @@ UNWANTED = ("cosines", "steps")
 """Of each step: in the figure."""
 
 
-def record(source: Path, name: str, title: str, root: Path = ROOT) -> Path:
-    """Write the record; returns its file."""
+def record(source: Path, name: str, title: str, root: Path = ROOT, scored_on: str = "test") -> Path:
+    """Write the record; returns its file. ``scored_on``: what split of the corpus the experiment's test split was."""
     if source.stem not in KINDS:
         raise SystemExit(f"{source}: not one of {', '.join(f'{kind}.json' for kind in KINDS)}")
-    content = {"title": title} | _without(json.loads(source.read_text(encoding="utf-8")))
+    about = {"title": title} | ({} if scored_on == "test" else {"scored_on": scored_on})
+    content = about | _without(json.loads(source.read_text(encoding="utf-8")))
     target = root / "results" / "experiments" / f"{source.stem}-{name}.json"
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     if (figure := source.with_suffix(".svg")).exists():
@@ -44,8 +45,9 @@ def main() -> None:
     parser.add_argument("source", type=Path)
     parser.add_argument("name", help="short; names the file")
     parser.add_argument("title", help="the data, for people")
+    parser.add_argument("--scored-on", default="test", help="the corpus' own name of the split that was scored")
     options = parser.parse_args()
-    print(record(options.source, options.name, options.title))
+    print(record(options.source, options.name, options.title, scored_on=options.scored_on))
 
 
 if __name__ == "__main__":

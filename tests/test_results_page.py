@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mmolre.experiments import table
 from outside import load_file
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -73,6 +74,8 @@ def test_claims_that_hold_and_that_do_not(scripts, tmp_path):
     assert (tmp_path / "docs/figures/compare-mosei.svg").exists()
     COMPARED["better"]["mmolre"]["hard"]["sentiment.mae"] |= {"delta": 0.01}
     keep(scripts, tmp_path, "compare", COMPARED)
+    assert page(scripts, tmp_path).count("**held by these trainings**") == 1
+    keep(scripts, tmp_path, "compare", COMPARED | {"resampled": table.UTTERANCES_AND_SEEDS})
     assert page(scripts, tmp_path).count("**held**") == 1
 
 

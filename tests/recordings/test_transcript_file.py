@@ -84,6 +84,20 @@ def test_names_before_a_colon_are_speakers_only_where_they_recur(tmp_path):
     ]
 
 
+def test_words_that_stay_longer_than_the_sound_are_kept(tmp_path):
+    """Subtitles may end a little later than the recording: all their words are said before its end."""
+    (tmp_path / "a.srt").write_text(SRT)
+    words = read_transcript(tmp_path / "a.srt", 2.4).passages[0].words
+    assert " ".join(w.text for w in words) == "Hello there & welcome. Second line"
+    assert all(0 <= w.start < 2.4 and w.start <= w.end <= 2.4 for w in words)
+    assert words[0].start == 1.0
+    assert words[3].end == pytest.approx(2.4)
+    timed = [{"word": w, "start": i / 2, "end": i / 2 + 0.4} for i, w in enumerate(["one", "two", "three"])]
+    (tmp_path / "a.json").write_text(json.dumps([{"start": 0, "end": 1.4, "text": "one two three", "words": timed}]))
+    words = read_transcript(tmp_path / "a.json", 0.8).passages[0].words
+    assert [(w.start, w.end) for w in words] == [(0, 0.4), (0.5, 0.8), (pytest.approx(0.79), 0.8)]
+
+
 def test_without_punctuation_each_cue_stands_alone(tmp_path):
     (tmp_path / "a.srt").write_text(SRT.replace(".", ""))
     assert [text for _, text in said(read_transcript(tmp_path / "a.srt", 10))] == [

@@ -1,7 +1,7 @@
 """Reading transcripts: SubRip (.srt), WebVTT (.vtt), JSON as transcribers write it, plain text (.txt).
 
-Times are read to the millisecond. A speaker is read from VTT's ``<v Name>``, JSON's ``speaker``, ``[NAME]`` at the
-start of a cue, or ``NAME:`` where at least two cues begin with that name.
+Times are read to the millisecond. A speaker is read from VTT's ``<v Name>``, JSON's ``speaker``, or ``[NAME]`` or ``NAME:``
+where at least two cues begin with it.
 """
 
 import json
@@ -21,6 +21,7 @@ from mmolre.recordings.words import Passage, Transcript, Word, clock, joined, na
 FORMATS = (".srt", ".vtt", ".json", ".txt")
 
 _SLACK_SECONDS = 2.0  # subtitles often stay a little longer than the sound
+_LEAST_SECONDS = 0.01  # before the end, so that a word that comes after it is still one of the recording's
 _BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]:?\s+(?=\S)")
 _NAMED = re.compile(r"[-–]?\s*([^\W\d_][\w .'’-]{0,30}):\s+(?=\S)")
 _SENTENCE_END = re.compile(r"[.!?…。！？]")
@@ -156,6 +157,7 @@ def _passages(cues: list[_Cue], seconds: float) -> Iterator[Passage]:
     """
     ends = sum(bool(_SENTENCE_END.search(cue.text)) for cue in cues)
     alone = ends < _FEWEST_ENDS * len(cues)
+    latest = max(0.0, seconds - _LEAST_SECONDS)
     words: list[Word] = []
     speaker: str | None = None
     for cue in cues:
@@ -163,7 +165,7 @@ def _passages(cues: list[_Cue], seconds: float) -> Iterator[Passage]:
             yield Passage(tuple(words), speaker)
             words = []
         speaker = cue.speaker
-        own = cue.words or spread(cue.text, cue.start, cue.end)
-        words += [Word(min(w.start, seconds), min(w.end, seconds), w.text) for w in own]
+        own = cue.words or spread(cue.text, min(cue.start, latest), min(cue.end, seconds))
+        words += [Word(min(w.start, latest), min(w.end, seconds), w.text) for w in own]
     if words:
         yield Passage(tuple(words), speaker)
