@@ -21,6 +21,7 @@ from mmolre.encoders.text import TextEncoder
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
 from mmolre.train.recipe import RECIPE_FILE, Recipe, read_recipe
+from mmolre.train.teachers import is_file_of_predictions
 
 LIMIT = 10_000_000  # bytes
 RESULTS = Path(__file__).parent.parent / "results"
@@ -43,8 +44,8 @@ This card is made by `python scripts/ship_model.py`; the figures are those of `r
 
 Recipe `{recipe}`, seed {seed}: {train_utterances:,} utterances, {train_with_sentiment:,} with sentiment and
 {train_with_emotions:,} with emotions. CMU-MOSEI (text; sentiment and emotions), CMU-MOSI (text; sound for some of it;
-sentiment) and RAVDESS (sound; emotions acted by {speakers}). None of it is in the
-package.{origin}{refit}
+sentiment), MELD (text; sentiment in three steps, one emotion or none) and RAVDESS (sound; emotions acted by
+{speakers}). None of it is in the package.{origin}{refit}
 
 ## Figures
 
@@ -76,8 +77,9 @@ mean of theirs. No figure here says how good that is. {anchored}
 
 ## Limits
 
-- English only. Words of speakers in English-language videos (reviews, opinions), voices of North American actors who
-  speak two sentences. Other people, languages, accents, ages and situations: unknown, expect worse.
+- English only. Words of speakers in English-language videos (reviews, opinions) and of the dialogues of one television
+  series, voices of North American actors who speak two sentences. Other people, languages, accents, ages and
+  situations: unknown, expect worse.
 - The emotions are what annotators saw in others, or what actors were told to play; not what somebody felt.
 - Sentiment from a voice alone was learned from fewer than 400 short clips and is weak.
 - Surprise and fear are rare in the training text; their probabilities are the least certain.
@@ -91,8 +93,8 @@ whose speech is analysed, and get their consent.
 
 ## Licence
 
-The code is MIT. The weights were learned from corpora that are given for research (CMU-MOSI, CMU-MOSEI) or under
-CC BY-NC-SA 4.0 (RAVDESS): use them for research and not commercially, and cite the corpora.
+The code is MIT. The weights were learned from corpora that are given for research (CMU-MOSI, CMU-MOSEI), under GPL-3.0
+(MELD) or under CC BY-NC-SA 4.0 (RAVDESS): use them for research and not commercially, and cite the corpora.
 """
 
 
@@ -127,26 +129,31 @@ def _about(name: str) -> dict[str, Any]:
 
 
 def _teachers(names: Sequence[str]) -> str:
-    """A paragraph on those that the model was taught by, by the names of their recipes."""
-    if not names:
-        return ""
-    recipes = Counter(_about(name)["recipe"] for name in names)
-    told = " and ".join(f"`{name}`" + (f" ({n} seeds, their mean)" if n > 1 else "") for name, n in recipes.items())
-    return f" It also learned what {told} says of the words\nof the same training utterances."
+    """Those that a model was taught by, by the names of their recipes; files of predictions by their own."""
+    recipes = Counter(Path(n).stem if is_file_of_predictions(n) else _about(n)["recipe"] for n in names)
+    return " and ".join(f"`{name}`" + (f" ({n} seeds, their mean)" if n > 1 else "") for name, n in recipes.items())
 
 
 def _origin(recipe: Recipe) -> str:
-    """What the card says of what came before: the model it began with, and who taught either."""
-    told, teachers = "", recipe.teachers
-    if recipe.start_from is not None:
-        folder, before = model_folder(recipe.start_from), _about(recipe.start_from)
-        told = f" It began as `{before['recipe']}`, seed {before['seed']}"
-        if (folder.parent / RECIPE_FILE).exists():
-            teachers = read_recipe(folder.parent).teachers + teachers
-        for modality in recipe.start_fresh:
-            told += f", of which what reads {modality} was\nlearned anew"
-        told += "."
-    return told + _teachers(teachers)
+    """What the card says of what came before: the models that it went on from, what each learned, and who taught it."""
+    steps = []
+    while True:
+        told = f"`{recipe.name}`, seed {recipe.seed}"
+        if learned := recipe.training.only:
+            anew = ", from new weights" if recipe.start_fresh else ""
+            told += f": what reads {' and '.join(learned)} learned{anew or ' on'}"
+        if recipe.teachers:
+            told += f"; it also learned what {_teachers(recipe.teachers)} said of its training utterances' words"
+        steps.append(told)
+        folder = model_folder(recipe.start_from).parent if recipe.start_from is not None else None
+        if folder is None or not (folder / RECIPE_FILE).exists():
+            break
+        recipe = read_recipe(folder)
+    return (
+        ""
+        if len(steps) < 2
+        else " It came about in steps:\n\n" + "\n".join(f"{i}. {step}." for i, step in enumerate(reversed(steps), 1))
+    )
 
 
 REFIT = """

@@ -1,5 +1,6 @@
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifests
 from mmolre.evaluate.run import evaluate
 from mmolre.predict_file import predict_file
+from mmolre.schema import EMOTIONS, Utterance
 from mmolre.train import teachers
 from mmolre.train.loop import InterruptedRunError
 from mmolre.train.run import Callbacks, train
-from mmolre.train.teachers import ask_teachers
+from mmolre.train.teachers import Taught, ask_teachers
+from outside import load_file as load_file_as_module
 from tiny_corpus import MISSING, corpus_recipe
 
 TASKS = ("sentiment", "emotion")
@@ -143,6 +146,22 @@ def test_a_file_that_is_none_of_predictions(pupils, tmp_path):
     with pytest.raises(UserError, match=r"bad.jsonl says nothing of emotion for any training utterance"):
         ask_teachers([str(bad)], pupils, ("emotion",), tmp_path)
     assert list(tmp_path.iterdir()) == [bad]
+
+
+def test_what_dialogues_teach():
+    """Of a corpus that says signs alone: its zeros as labels, and the teacher's sentiment where it has the sign."""
+    path = Path(__file__).parents[2] / "scripts" / "dialogues.py"
+    if not path.is_file():
+        pytest.skip("an installed package has no scripts")
+    script = load_file_as_module(path)
+    rows = [Utterance(str(i), "Hm.", sentiment=s) for i, s in enumerate([1.0, -1.0, 0.0, 1.0, None])]
+    assert [u.sentiment for u in script.without_signs(rows)] == [None, None, 0, None, None]
+    said = Taught(torch.tensor([2.25, 0.5, 1.0, 3.5, 1.0]), torch.full((5, 6), 0.5))
+    assert list(script.agreeing(rows, said)) == [{"id": "0", "sentiment": 2.25}, {"id": "3", "sentiment": 3.0}]
+    silent = Taught(torch.tensor([np.nan, 0.12345, *[0.0] * 3]), said.emotions)
+    lines = list(script.all_said(rows, silent))
+    assert [line["id"] for line in lines] == ["1", "2", "3", "4"]
+    assert lines[0] == {"id": "1", "sentiment": 0.1235, "emotions": dict.fromkeys(EMOTIONS, 0.5)}
 
 
 def test_a_teacher_without_anything_to_say(tiny_run, pupils, cache, tmp_path):

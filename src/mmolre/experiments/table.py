@@ -113,7 +113,12 @@ def markdown(title: str, content: Mapping[str, Any]) -> str:
     rows, seeds = content["rows"], content["seeds"]
     keys = [key for key in SHOWN if any(key in row["metrics"] for row in rows.values())]
     what = f"{seeds} seeds: mean ± standard deviation" if seeds > 1 else "one seed"
-    lines = [f"# {title}", "", f"{content.get('scored_on', 'test').capitalize()}, {content['n']:,} utterances; {what}.", ""]
+    lines = [
+        f"# {title}",
+        "",
+        f"{content.get('scored_on', 'test').capitalize()}, {content['n']:,} utterances; {what}.",
+        "",
+    ]
     lines += _table("", [f"{NAMES[key]} {_arrow(key)}" for key in keys], {
         row["title"]: [cell(row["metrics"].get(key)) for key in keys] for row in rows.values()
     })  # fmt: skip

@@ -1,7 +1,7 @@
 """Reading transcripts: SubRip (.srt), WebVTT (.vtt), JSON as transcribers write it, plain text (.txt).
 
-Times are read to the millisecond. A speaker is read from VTT's ``<v Name>``, JSON's ``speaker``, or ``[NAME]`` or ``NAME:``
-where at least two cues begin with it.
+Times are read to the millisecond. A speaker is read from VTT's ``<v Name>``, JSON's ``speaker``, or ``[NAME]`` or
+``NAME:`` where at least two cues begin with it.
 """
 
 import json
