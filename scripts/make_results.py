@@ -159,7 +159,7 @@ def summary() -> str:
         names = list(runs[0]["metrics"])
         tested = {name.split()[0] for name in names if " test" in name}
         if recipe == BEFORE_SHIPPED:
-            names = [name for name in names if name.split(",")[0] not in rows]
+            names = [name for name in names if name.split()[0] not in {corpus.split()[0] for corpus in rows}]
         for name in (n for n in names if " test" in n or n.split()[0] not in tested):
             metrics = [run["metrics"][name] for run in runs if name in run["metrics"]]
             title = f"`{recipe}`" + (" (shipped)" if recipe == SHIPPED else "")
