@@ -3,8 +3,10 @@
     python scripts/dialogues.py runs/mosei-mpnet --taught MOSEI.csv --taught MOSI/manifest.csv \\
         --dialogues data/meld/manifest.csv --out data/dialogues
 
-Writes two files. ``manifest.jsonl``: the training rows of the dialogues, with their emotions, and with a sentiment
-only where it is neutral, 0: "positive" does not say how positive, and a 1 for all of them teaches that nothing is more.
+Writes two files. ``manifest.jsonl``: the dialogues, with their emotions, and with a sentiment only where it is neutral,
+0: "positive" does not say how positive, and a 1 for all of them teaches that nothing is more. Of valid's dialogues some
+200 rows stay valid, so that `top` is fitted to speech without emotion as well, and the other corpora, of which most of
+valid is, go on deciding the rest; the others become test, with all their labels, by which nothing is chosen.
 ``teacher.jsonl``, for ``teachers``: what the model says of the training texts of the other corpora, each utterance on
 its own; and of the dialogues' rows that are not neutral its sentiment, where it agrees with the sign.
 """
@@ -12,9 +14,12 @@ its own; and of the dialogues' rows that are not neutral its sentiment, where it
 import argparse
 import json
 import math
+import random
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 from mmolre.data.cache import FeatureCache
@@ -25,6 +30,16 @@ from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, TASKS, Utterance
 from mmolre.train.teachers import Taught, ask_teachers
 
 DIGITS = 4
+VALID = 200
+
+
+def split_valid(utterances: Sequence[Utterance], rows: int = VALID) -> list[Utterance]:
+    """Whole recordings, in the order of a shuffle, stay valid until there are so many ``rows``; the rest are test."""
+    recordings = sorted({u.recording or u.id for u in utterances})
+    random.Random(0).shuffle(recordings)
+    of = Counter(u.recording or u.id for u in utterances)
+    before = dict(zip(recordings, accumulate((of[r] for r in recordings), initial=0), strict=False))
+    return [u if before[u.recording or u.id] < rows else replace(u, split="test") for u in utterances]
 
 
 def without_signs(utterances: Sequence[Utterance]) -> list[Utterance]:
@@ -73,7 +88,10 @@ def main() -> None:
     rows, said = ask([options.dialogues])
     lines += agreeing(rows, said)
     write_text(options.out / "teacher.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    write_manifest(options.out / "manifest.jsonl", without_signs(rows))
+    valid = split_valid([u for u in read_manifests([options.dialogues]) if u.split == "valid"])
+    learned = [*rows, *(u for u in valid if u.split == "valid")]
+    held_out = [u for u in valid if u.split == "test"]
+    write_manifest(options.out / "manifest.jsonl", [*without_signs(learned), *held_out])
 
 
 if __name__ == "__main__":

@@ -162,6 +162,14 @@ def test_what_dialogues_teach():
     lines = list(script.all_said(rows, silent))
     assert [line["id"] for line in lines] == ["1", "2", "3", "4"]
     assert lines[0] == {"id": "1", "sentiment": 0.1235, "emotions": dict.fromkeys(EMOTIONS, 0.5)}
+    valid = [Utterance(str(i), "Hm.", video_id=f"d{i // 3}", split="valid") for i in range(30)] + [
+        Utterance("alone", "Hm.", split="valid")
+    ]
+    dealt = script.split_valid(valid, 7)
+    assert 7 <= sum(u.split == "valid" for u in dealt) <= 9
+    assert [u.id for u in dealt] == [u.id for u in valid]
+    of = {(u.recording or u.id): {v.split for v in dealt if v.recording == u.recording} for u in dealt}
+    assert {frozenset(splits) for splits in of.values()} == {frozenset({"valid"}), frozenset({"test"})}
 
 
 def test_a_teacher_without_anything_to_say(tiny_run, pupils, cache, tmp_path):
