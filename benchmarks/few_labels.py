@@ -1,7 +1,8 @@
 """How many labelled utterances of one's own are needed, from new weights and from the shipped model's?
 
-    mmolre import meld MELD --out data/meld
-    python benchmarks/few_labels.py --data data/meld/manifest.csv --out runs/few-labels
+    python benchmarks/few_labels.py --data OWN/manifest.csv --out runs/few-labels
+
+Of a corpus that the shipped model has not learned (MELD, of which the kept figures are, it has since).
 
 For each size and seed, so many training rows are drawn, by whole recordings, and the recipe `everyday` learns them
 from new weights, for its 4 epochs and for 12, and with ``start_from: shipped``. 200 of the rows of valid choose epoch

@@ -44,7 +44,7 @@ This card is made by `python scripts/ship_model.py`; the figures are those of `r
 
 Recipe `{recipe}`, seed {seed}: {train_utterances:,} utterances, {train_with_sentiment:,} with sentiment and
 {train_with_emotions:,} with emotions. CMU-MOSEI (text; sentiment and emotions), CMU-MOSI (text; sound for some of it;
-sentiment), MELD (text; sentiment in three steps, one emotion or none) and RAVDESS (sound; emotions acted by
+sentiment), MELD (text; one emotion or none, and which lines are neutral) and RAVDESS (sound; emotions acted by
 {speakers}). None of it is in the package.{origin}{refit}
 
 ## Figures

@@ -73,14 +73,21 @@ def shrunk(path, stand_ins):
     return ["--cache", "cache", *(word for key, value in smaller.items() for word in ("--set", f"{key}={value}"))]
 
 
+def before(path):
+    """The runs that a recipe needs, each named after its own recipe, the first first."""
+    recipe = yaml.safe_load(path.read_text())
+    named = [*filter(None, [recipe.get("start_from")]), *recipe.get("teachers", [])]
+    return [run for name in named for run in (*before(path.with_name(f"{Path(name).name}.yaml")), name)]
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_trains_evaluates_and_predicts(run, path, manifest, stand_ins):
     recipe = yaml.safe_load(path.read_text())
     features = sorted(recipe.get("features", {}))
     assert set(features) <= set(WIDTHS), "a new kind of features: give it a width here"
     data = ("--data", manifest)
-    for first in [*filter(None, [recipe.get("start_from")]), *recipe.get("teachers", [])]:
-        earlier = path.with_name(f"{Path(first).name}.yaml")  # the run of another recipe, named after it
+    for first in before(path):
+        earlier = path.with_name(f"{Path(first).name}.yaml")
         code, _, err = run("train", earlier.stem, *data, "--out", first, *shrunk(earlier, stand_ins))
         assert code == 0, err
     code, _, err = run("train", path, *data, "--out", "r", *shrunk(path, stand_ins))
