@@ -6,7 +6,7 @@
 Writes two files. ``manifest.jsonl``: the dialogues, with their emotions, and with a sentiment only where it is neutral,
 0: "positive" does not say how positive, and a 1 for all of them teaches that nothing is more. Of valid's dialogues some
 200 rows stay valid, so that `top` is fitted to speech without emotion as well, and the other corpora, of which most of
-valid is, go on deciding the rest; the others become test, with all their labels, by which nothing is chosen.
+valid is, go on deciding the rest; the others become test, with all their labels, to which nothing is fitted.
 ``teacher.jsonl``, for ``teachers``: what the model says of the training texts of the other corpora, each utterance on
 its own; and of the dialogues' rows that are not neutral its sentiment, where it agrees with the sign.
 """
