@@ -148,6 +148,26 @@ def test_a_file_that_is_none_of_predictions(pupils, tmp_path):
     assert list(tmp_path.iterdir()) == [bad]
 
 
+def test_a_file_that_is_not_there_is_missed_before_anything_is_written(tiny_encoders, tiny_corpus, cache, tmp_path):
+    recipe = corpus_recipe(tiny_encoders).model_copy(update={"teachers": (str(tmp_path / "none.jsonl"),)})
+    with pytest.raises(UserError, match=r"teachers: .*none.jsonl cannot be read: there is no such file"):
+        train(recipe, [tiny_corpus], tmp_path / "run", cache=cache)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_goes_on_without_the_file_that_it_has_read(tiny_encoders, tiny_corpus, pupils, cache, tmp_path):
+    said = tmp_path / "said.jsonl"
+    said.write_text("".join(json.dumps({"id": u.id, "sentiment": 1}) + "\n" for u in pupils))
+    recipe = corpus_recipe(tiny_encoders).model_copy(update={"teachers": (str(said),)})
+    answers = iter([False, True])
+    with pytest.raises(InterruptedRunError):
+        train(
+            recipe, [tiny_corpus], tmp_path / "r", cache=cache, callbacks=Callbacks(should_stop=lambda: next(answers))
+        )
+    said.unlink()
+    assert train(recipe, [tiny_corpus], tmp_path / "r", cache=cache).state["finished"]
+
+
 def test_what_dialogues_teach():
     """Of a corpus that says signs alone: its zeros as labels, and the teacher's sentiment where it has the sign."""
     path = Path(__file__).parents[2] / "scripts" / "dialogues.py"

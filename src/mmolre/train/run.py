@@ -33,7 +33,7 @@ from mmolre.train.loop import Progress, Trainer, data_digest
 from mmolre.train.recipe import RECIPE_FILE, EncoderRecipe, Recipe, holds
 from mmolre.train.refit import earlier_run, keep
 from mmolre.train.start import earlier_model, take_weights
-from mmolre.train.teachers import TAUGHT_FILE, ask_teachers, is_file_of_predictions
+from mmolre.train.teachers import TAUGHT_FILE, ask_teachers, check_teachers, is_file_of_predictions
 from mmolre.train.validation import Validation
 
 VERSIONS_FILE = "versions.json"
@@ -144,6 +144,8 @@ def train(
     """
     callbacks = callbacks or Callbacks()
     refit = earlier_run(recipe, out)
+    if not (out / TAUGHT_FILE).exists():  # else they have said it all
+        check_teachers(recipe.teachers)
     if not refit:
         _warn_of_learned_valid(recipe)
     sources = make_sources(recipe, device)

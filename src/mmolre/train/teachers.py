@@ -17,7 +17,7 @@ from mmolre.encoders.extract import Progress
 from mmolre.errors import UserError
 from mmolre.files import replacing
 from mmolre.inference import infer
-from mmolre.schema import EMOTIONS, Utterance
+from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
 from mmolre.train.start import earlier_model
 
 TAUGHT_FILE = "taught.safetensors"
@@ -96,19 +96,31 @@ def is_file_of_predictions(name: str) -> bool:
     return name.lower().endswith(PREDICTIONS_SUFFIX)
 
 
+def check_teachers(names: Sequence[str]) -> None:
+    """See that all are there, before anything takes long.
+
+    Raises:
+        UserError: no model there, or no file.
+    """
+    for name in names:
+        if not is_file_of_predictions(name):
+            earlier_model("teachers", name)
+        elif not Path(name).is_file():
+            raise UserError(f"teachers: {name} cannot be read: there is no such file")
+
+
 def _read(path: Path, utterances: Sequence[Utterance], tasks: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """What a file of predictions says of the utterances; of those that it does not have, NaN."""
     index = {utterance.id: i for i, utterance in enumerate(utterances)}
     sentiment = np.full(len(utterances), np.nan)
     emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
-    told = {"sentiment": False, "emotion": False}
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
                     row = json.loads(line)
                     i = index.get(row["id"])
-                    said, felt = _number(row.get("sentiment"), -3, 3), row.get("emotions") or {}
+                    said, felt = _number(row.get("sentiment"), *SENTIMENT_RANGE), row.get("emotions") or {}
                     values = [_number(felt.get(name), 0, 1) for name in EMOTIONS]
                     if not felt.keys() <= set(EMOTIONS):  # misspelt ones would teach nothing
                         raise ValueError(felt)
@@ -119,11 +131,12 @@ def _read(path: Path, utterances: Sequence[Utterance], tasks: Sequence[str]) -> 
                     ) from None
                 if i is not None:
                     sentiment[i], emotions[i] = said, values
-                    told["sentiment"] |= not math.isnan(said)
-                    told["emotion"] |= not np.isnan(emotions[i]).all()
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise UserError(f"teachers: {path} cannot be read: {error}") from None
-    if not any(told[task] for task in tasks):
+    except OSError as error:
+        raise UserError(f"teachers: {path} cannot be read: {error.strerror or error}") from None
+    found = {"sentiment": sentiment, "emotion": emotions}
+    if all(np.isnan(found[task]).all() for task in tasks):
         raise UserError(f"teachers: {path} says nothing of {' or '.join(tasks)} for any training utterance")
     return sentiment, emotions
 
