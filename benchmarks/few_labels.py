@@ -23,7 +23,7 @@ from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.encoders.weights import home
-from mmolre.evaluate.report import direction, lookup
+from mmolre.evaluate.report import best_trivial, lookup
 from mmolre.evaluate.run import evaluate
 from mmolre.experiments.table import over_seeds, write_json
 from mmolre.schema import Utterance
@@ -117,12 +117,8 @@ def _shown(metrics: dict[str, Any]) -> dict[str, float]:
 
 def _best_trivial(metrics: dict[str, Any]) -> dict[str, float]:
     """The best that any trivial predictor reaches in each metric."""
-    best = {}
-    for key in METRICS:
-        task, name = key.split(".")
-        known = [of[name] for of in metrics["trivial"][task].values() if of.get(name) is not None]
-        best[key] = (max if direction(key) == "max" else min)(known, default=math.nan)
-    return best
+    best = {key: best_trivial(metrics, *key.split(".")) for key in METRICS}
+    return {key: math.nan if value is None else value for key, value in best.items()}
 
 
 def _together(several: Sequence[dict[str, float]]) -> dict[str, Any]:

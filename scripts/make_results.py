@@ -12,7 +12,7 @@ from typing import Any
 
 from experiment_sections import sections
 
-from mmolre.evaluate.report import ON_ITS_OWN
+from mmolre.evaluate.report import ON_ITS_OWN, best_trivial, direction
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "results.md"
@@ -173,7 +173,7 @@ def summary() -> str:
             if len({tuple(cells) for cells in told.values()}) == 1:  # no recordings, so no context
                 told = {title: next(iter(told.values()))}
             corpus = name.split(",")[0]
-            trivial.setdefault(corpus, []).append(metrics[0]["trivial"])
+            trivial.setdefault(corpus, []).append(metrics[0])
             rows.setdefault(corpus, []).extend(
                 _row(title, corpus, str(len(metrics)), *cells) for title, cells in told.items()
             )
@@ -193,14 +193,13 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |".replace("–", "")
 
 
-def _best(trivial: Sequence[dict[str, Any]]) -> list[str]:
-    """Of each column the best value that any trivial predictor has."""
+def _best(several: Sequence[dict[str, Any]]) -> list[str]:
+    """Of each column the best value that any trivial predictor has in any of these."""
     cells = []
     for task, key in COLUMNS:
-        values = [x for all_of in trivial for of in all_of.get(task, {}).values() if (x := of.get(key)) is not None]
-        if key.startswith("acc2"):  # a constant of the other sign has all that this one lacks
-            values += [1 - x for x in values]
-        cells.append(cell(key, [(min if key == "mae" else max)(values)]) if values else "")
+        values = [x for metrics in several if (x := best_trivial(metrics, task, key)) is not None]
+        best = min if direction(f"{task}.{key}") == "min" else max
+        cells.append(cell(key, [best(values)]) if values else "")
     return cells
 
 

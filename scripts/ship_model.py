@@ -19,6 +19,7 @@ from mmolre.data.dataset import Source
 from mmolre.encoders import from_spec
 from mmolre.encoders.text import TextEncoder
 from mmolre.evaluate.decision import Decision
+from mmolre.evaluate.report import best_trivial
 from mmolre.files import write_text
 from mmolre.train.recipe import RECIPE_FILE, Recipe, read_recipe
 from mmolre.train.teachers import is_file_of_predictions
@@ -116,8 +117,8 @@ def figures_table(metrics: dict[str, dict[str, Any]]) -> str:
             if value is None:
                 cells.append("")
                 continue
-            trivial = [t[key] for t in scored["trivial"][task].values() if t.get(key) is not None]
-            best = f" ({scale * (min if key == 'mae' else max)(trivial):.{digits}f})" if trivial else ""
+            trivial = best_trivial(scored, task, key)
+            best = "" if trivial is None else f" ({scale * trivial:.{digits}f})"
             cells.append(f"{scale * value:.{digits}f}{best}")
         lines.append(f"| {name} | {scored['n']:,} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from mmolre.errors import UserError
 from mmolre.evaluate.report import (
     ON_ITS_OWN,
     PRIMARY,
+    best_trivial,
     direction,
     evaluate_predictions,
     lookup,
@@ -192,3 +193,13 @@ def test_trivial_predictors_on_mosei_give_the_known_figures():
     assert trivial["always_happy"]["jaccard"] == pytest.approx(0.43, abs=0.01)
     assert trivial["all_absent"]["jaccard"] == 0
     assert trivial["always_happy"]["wa_mean"] == 0.5
+
+
+def test_the_best_that_a_trivial_predictor_reaches():
+    of_sentiment = {"always_0": {"mae": 0.9, "acc2_non0": 0.3, "corr": None}, "median": {"mae": 0.8, "acc2_non0": 0.4}}
+    metrics = {"trivial": {"sentiment": of_sentiment, "emotion": {"all_present": {"macro_f1": 0.3, "hamming": 0.7}}}}
+    assert best_trivial(metrics, "sentiment", "mae") == 0.8
+    assert best_trivial(metrics, "sentiment", "acc2_non0") == 0.7  # a constant of the other sign than the first
+    assert best_trivial(metrics, "sentiment", "corr") is None
+    assert best_trivial(metrics, "emotion", "macro_f1") == 0.3
+    assert best_trivial({"trivial": {}}, "emotion", "macro_f1") is None

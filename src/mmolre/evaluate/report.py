@@ -100,6 +100,24 @@ def evaluate_predictions(
     return _without_nan({key: result[key] for key in order if key in result})
 
 
+def best_trivial(metrics: Mapping[str, Any], task: str, name: str) -> float | None:
+    """The best value of a metric that any trivial predictor reaches; ``None`` where none has it.
+
+    For the accuracies of sentiment's sign also that of a constant of the other sign, which is right where these are
+    wrong.
+
+    Args:
+        metrics: of :func:`evaluate_predictions`.
+        task: ``sentiment`` or ``emotion``.
+        name: of the metric, e.g. ``macro_f1``.
+    """
+    values = [x for of in metrics["trivial"].get(task, {}).values() if (x := of.get(name)) is not None]
+    if name.startswith("acc2"):
+        values += [1 - x for x in values]
+    best = min if direction(f"{task}.{name}") == "min" else max
+    return best(values, default=None)
+
+
 def direction(key: str) -> str:
     """``min`` or ``max``: which way the metric of this dotted name, e.g. ``emotion.macro_f1``, is better.
 
