@@ -8,25 +8,28 @@ are scored, and both is compared with the better of the two by a paired bootstra
 trained again. The last line is one JSON object.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from folds import FOLDS, arguments, recipe_of, trained
 
+from mmolre.bundle import MODEL_FOLDER, load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import build_dataset
-from mmolre.data.manifest import read_manifest
+from mmolre.data.manifest import read_manifest, read_manifests
 from mmolre.encoders.weights import home
 from mmolre.evaluate.run import only
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.evaluate.significance import paired_bootstrap
 from mmolre.inference import infer
 from mmolre.schema import Utterance
-from mmolre.train.recipe import Recipe
+from mmolre.train.recipe import Recipe, load_recipe
+from mmolre.train.run import Callbacks, train_on
 
+FOLDS = 4
 SETS = {"text": ("text",), "audio": ("audio",), "both": ("text", "audio")}
 
 
@@ -52,8 +55,13 @@ def run_fold(
     cache = FeatureCache(home() / "features")
     videos = {u.video_id for u in held_out}
     kept = [replace(u, split=None if u.video_id in videos else u.split) for u in utterances]
-    folder = next(u.audio for u in utterances if u.audio is not None).parent.parent
-    bundle = trained(recipe, out / "manifest.jsonl", kept, folder, data, cache)
+
+    def said(line: dict) -> None:
+        print(out.name, line.get("epoch"), line.get("score"), flush=True)
+
+    rows = [*kept, *read_manifests(data)]
+    train_on(recipe, rows, out, named=out.name, cache=cache, callbacks=Callbacks(log_line=said))
+    bundle = load_bundle(out / MODEL_FOLDER)
     predictions = {}
     for name, modalities in SETS.items():
         dataset = build_dataset([only(u, modalities) for u in held_out], bundle.encoders, cache)
@@ -64,8 +72,14 @@ def run_fold(
 
 
 def main() -> None:
-    options = arguments(__doc__, "utterances with both").parse_args()
-    recipe = recipe_of(options)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", type=Path)
+    parser.add_argument("--folds-of", type=Path, required=True, help="manifest whose utterances with both are folded")
+    parser.add_argument("--data", type=Path, action="append", default=[], help="further training manifests")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--set", action="append", default=[], help="KEY=VALUE of the recipe")
+    options = parser.parse_args()
+    recipe = load_recipe(options.recipe, dict(item.split("=", 1) for item in options.set))
     utterances = read_manifest(options.folds_of)
     folds = assign_folds(utterances)
     truth, videos = [], []

@@ -16,23 +16,21 @@ import os
 import statistics
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mmolre.bundle import load_bundle
 from mmolre.data.dataset import build_dataset
-from mmolre.data.manifest import read_manifest, write_manifest
-from mmolre.evaluate.run import evaluate
+from mmolre.data.manifest import read_manifest
 from mmolre.evaluate.sentiment import sentiment_metrics
+from mmolre.experiments.crossvalidate import PREDICTIONS_FILE, crossvalidate
+from mmolre.experiments.runs import Where
 from mmolre.experiments.table import over_seeds, write_json
 from mmolre.files import write_text
 from mmolre.inference import infer
 from mmolre.model.mmolre import MMoLRE
-from mmolre.schema import EMOTIONS
 from mmolre.train.recipe import load_recipe
 from mmolre.train.run import Callbacks, make_sources, train, versions
 
@@ -50,34 +48,17 @@ FOLDS_SEED = 21
 FOLDS_PATIENCE = 4
 
 
-def taught_across_folds(features: Path, out: Path, epochs: int) -> Path:
+def said_across_folds(features: Path, out: Path, epochs: int) -> Path:
     """A file of what models say of training utterances of videos that they have not learned from, five in all.
 
-    Each learns four fifths of the training videos and speaks of the rest: a teacher that has learned an utterance
-    itself knows its label's noise by heart. No more is read than what every model is given.
+    No more is read than what every model is given: they choose their epoch by the same valid rows.
     """
-    path = out / "across-folds.jsonl"
-    if path.exists():
-        return path
-    rows = [u for u in read_manifest(features / "manifest.csv") if u.split != "test"]
-    videos = sorted({str(u.video_id) for u in rows if u.split == "train"})
-    order = np.random.default_rng(FOLDS_SEED).permutation(len(videos))
-    fold_of = {video: int(at) % FOLDS for video, at in zip(videos, order, strict=True)}
-    lines = []
-    for fold in range(FOLDS):
-        manifest = features / f"fold-{fold}.csv"  # beside the features that it names
-        held = {v for v, at in fold_of.items() if at == fold}
-        dealt = [replace(u, split="test") if u.split == "train" and str(u.video_id) in held else u for u in rows]
-        write_manifest(manifest, dealt)
-        settings = {"training.epochs": str(epochs), "training.patience": str(FOLDS_PATIENCE)}
-        recipe = load_recipe(HERE / "ours.yaml", settings | {"seed": str(10 * FOLDS_SEED + fold)})
-        train(recipe, [manifest], out / f"fold-{fold}")
-        said = evaluate(load_bundle(out / f"fold-{fold}" / "model"), [manifest], "test")
-        for utterance, sentiment, emotions in zip(said.utterances, said.sentiment, said.emotions, strict=True):
-            probabilities = dict(zip(EMOTIONS, emotions.tolist(), strict=True))
-            lines.append(json.dumps({"id": utterance.id, "sentiment": float(sentiment), "emotions": probabilities}))
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    return path
+    settings = {"training.epochs": str(epochs), "training.patience": str(FOLDS_PATIENCE), "seed": str(FOLDS_SEED)}
+    folder = out / "across-folds"
+    if not (folder / PREDICTIONS_FILE).exists():
+        recipe = load_recipe(HERE / "ours.yaml", settings)
+        crossvalidate(recipe, Where([features / "manifest.csv"], folder), by="recording", folds=FOLDS, tell=print)
+    return folder / PREDICTIONS_FILE
 
 
 def ours(features: Path, name: str, seed: int, folder: Path, epochs: int, patience: int) -> dict[str, Any]:
@@ -87,7 +68,7 @@ def ours(features: Path, name: str, seed: int, folder: Path, epochs: int, patien
     if name == "mmolre":
         settings["model.tasks"] = "[sentiment]"
     if name == "mmolre-taught":
-        settings["teachers"] = json.dumps([str(taught_across_folds(features, folder.parent, epochs))])
+        settings["teachers"] = json.dumps([str(said_across_folds(features, folder.parent, epochs))])
     recipe = load_recipe(HERE / "ours.yaml", settings)
     began: list[float] = []
 

@@ -96,6 +96,15 @@ class Utterance:
         return (*own, *self.features)
 
     @property
+    def labelled_for(self) -> tuple[str, ...]:
+        """The tasks of :data:`TASKS` of which it has a label."""
+        return tuple(
+            task
+            for task, labels in (("sentiment", (self.sentiment,)), ("emotion", self.emotions))
+            if any(label is not None for label in labels)
+        )
+
+    @property
     def recording(self) -> str | None:
         """What it is one utterance of: its video, else the longer sound that it is cut out of; None if of nothing."""
         if self.video_id is not None:

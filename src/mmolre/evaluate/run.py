@@ -49,13 +49,34 @@ def evaluate(
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Predict the labelled rows of ``split`` and score them. Thresholds are those fitted on valid, kept in the bundle.
+    """Predict the labelled rows of ``split`` and score them: :func:`evaluate_on`.
+
+    Raises:
+        UserError: as there, and for a bad manifest or no labelled row in the split.
+    """
+    rows = [u for u in read_manifests(list(data), audio_root=audio_root) if u.split == split]
+    named = f"{', '.join(map(str, data))}, split {split}"
+    return evaluate_on(bundle, rows, named=named, modalities=modalities, cache=cache, progress=progress)
+
+
+def evaluate_on(
+    bundle: Bundle,
+    utterances: Sequence[Utterance],
+    *,
+    named: str,
+    modalities: Sequence[str] | None = None,
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predict those that are labelled and score them. Thresholds are those fitted on valid, kept in the bundle.
 
     Args:
+        named: where they come from, for messages.
         modalities: predict from these alone; an utterance without any of them is left out.
 
     Raises:
-        UserError: bad data, no labelled row in the split, a modality that the model does not read.
+        UserError: no labelled utterance with such a modality, none that can be read, a modality that the model does
+            not read.
     """
     encoders = bundle.encoders
     if modalities is not None:
@@ -63,11 +84,10 @@ def evaluate(
             named = ", ".join(map(repr, sorted(unknown)))
             raise UserError(f"the model does not read {named}; it reads {', '.join(encoders)}")
         encoders = {m: encoder for m, encoder in encoders.items() if m in modalities}
-    rows = [only(u, tuple(encoders)) for u in read_manifests(list(data), audio_root=audio_root) if u.split == split]
-    rows = [u for u in rows if _labelled(u) and u.modalities]  # what a row does not claim to have is no failure
+    rows = [only(u, tuple(encoders)) for u in utterances]
+    rows = [u for u in rows if u.labelled_for and u.modalities]  # what a row does not claim to have is no failure
     if not rows:
-        where = ", ".join(map(str, data))
-        raise UserError(f"{where}: no labelled row of split {split!r} with {' or '.join(encoders)} in it")
+        raise UserError(f"{named}: no labelled row with {' or '.join(encoders)} in it")
     dataset = build_dataset(rows, encoders, cache, progress=progress)
     if not dataset.utterances:
         first = (dataset.failed + dataset.empty)[0]
@@ -103,7 +123,3 @@ def only(utterance: Utterance, modalities: Sequence[str]) -> Utterance:
         audio=utterance.audio if "audio" in modalities else None,
         features={name: path for name, path in utterance.features.items() if name in modalities},
     )
-
-
-def _labelled(utterance: Utterance) -> bool:
-    return utterance.sentiment is not None or any(e is not None for e in utterance.emotions)

@@ -93,7 +93,7 @@ def run_all(
         UserError: bad data; ``out`` holds an experiment on other data.
         InterruptedRunError: the callbacks asked to stop; the same call goes on later.
     """
-    _claim(where)
+    claim(where)
     planned = list(jobs(rows, seeds, where.out))
     failed = 0
     for number, job in enumerate(planned, 1):
@@ -114,19 +114,12 @@ def facts(folder: Path) -> RunFacts:
     return RunFacts(round(epochs[-1]["seconds"] / 60, 2), len(epochs), best)
 
 
-def _run(job: Job, where: Where) -> int:
-    shared = {"audio_root": where.audio_root, "cache": where.cache}
-    result = train(job.recipe, where.data, job.folder, device=where.device, callbacks=where.callbacks, **shared)
-    bundle = load_bundle(job.folder / MODEL_FOLDER)
-    bundle.model.to(where.device)
-    scored = evaluate(bundle, where.data, "test", progress=where.callbacks.encoding, **shared)
-    write_metrics(job.folder / "metrics-test.json", scored.metrics)
-    write_predictions(job.folder / PREDICTIONS_FILE, scored)
-    return len(result.failed) + len(scored.failed)
+def claim(where: Where) -> None:
+    """One folder, one data: manifests are known by their content.
 
-
-def _claim(where: Where) -> None:
-    """One folder, one data: manifests are known by their content."""
+    Raises:
+        UserError: a manifest cannot be read; ``out`` holds an experiment on other data.
+    """
     try:
         digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in where.data]
     except OSError as error:
@@ -136,3 +129,14 @@ def _claim(where: Where) -> None:
         write_text(path, json.dumps(digests) + "\n")
     elif json.loads(path.read_text(encoding="utf-8")) != digests:
         raise UserError(f"{where.out} holds an experiment on other data; give another --out, or delete it")
+
+
+def _run(job: Job, where: Where) -> int:
+    shared = {"audio_root": where.audio_root, "cache": where.cache}
+    result = train(job.recipe, where.data, job.folder, device=where.device, callbacks=where.callbacks, **shared)
+    bundle = load_bundle(job.folder / MODEL_FOLDER)
+    bundle.model.to(where.device)
+    scored = evaluate(bundle, where.data, "test", progress=where.callbacks.encoding, **shared)
+    write_metrics(job.folder / "metrics-test.json", scored.metrics)
+    write_predictions(job.folder / PREDICTIONS_FILE, scored)
+    return len(result.failed) + len(scored.failed)

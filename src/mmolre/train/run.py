@@ -131,12 +131,36 @@ def train(
     device: str = "cpu",
     callbacks: Callbacks | None = None,
 ) -> RunResult:
+    """Train on the manifests' rows: :func:`train_on`.
+
+    Raises:
+        UserError: as there, and for a bad manifest.
+    """
+    utterances = read_manifests(list(data), audio_root=audio_root)
+    named = ", ".join(map(str, data))
+    return train_on(recipe, utterances, out, named=named, cache=cache, device=device, callbacks=callbacks)
+
+
+def train_on(
+    recipe: Recipe,
+    utterances: Sequence[Utterance],
+    out: Path,
+    *,
+    named: str,
+    cache: FeatureCache | None = None,
+    device: str = "cpu",
+    callbacks: Callbacks | None = None,
+) -> RunResult:
     """Train, or go on with a run that was stopped; a finished run is left as it is.
 
     Writes into ``out``: ``recipe.json``, ``versions.json``, ``log.jsonl``, ``last.safetensors`` (to go on from),
     ``taught.safetensors`` (what teachers said, where there are any), ``model/`` (the best epoch: see
     :mod:`mmolre.bundle`), ``metrics-valid.json`` (of the best epoch), and ``failed-rows.jsonl`` if rows could not be
     used. A refit writes no metrics, and ``refit.json``: what the earlier run decided.
+
+    Args:
+        utterances: of which those are used whose split is train or valid.
+        named: where they come from, for messages.
 
     Raises:
         UserError: bad recipe or data; no run to refit; ``out`` holds another run; the loss is not a number.
@@ -149,10 +173,9 @@ def train(
     if not refit:
         _warn_of_learned_valid(recipe)
     sources = make_sources(recipe, device)
-    utterances = read_manifests(list(data), audio_root=audio_root)
     usable = [u for u in utterances if u.split in ("train", "valid") and set(u.modalities) & set(sources)]
     for split in ("train", "valid"):  # what is not there need not be encoded first
-        _labelled(usable, split, recipe, data)
+        _labelled(usable, split, recipe, named)
     _claim_folder(recipe, out, device)
     if refit:
         keep(refit, out)
@@ -162,7 +185,7 @@ def train(
         lines = "".join(json.dumps(row._asdict()) + "\n" for row in dataset.failed)
         write_text(out / FAILED_FILE, lines)
     rows = {
-        split: _rows(dataset.utterances, dataset.arrays, split, recipe, data, dataset.failed)
+        split: _rows(dataset.utterances, dataset.arrays, split, recipe, named, dataset.failed)
         for split in ("train", "valid")
     }
     if refit:
@@ -248,10 +271,10 @@ def _rows(
     arrays: Any,
     split: str,
     recipe: Recipe,
-    data: Sequence[Path],
+    named: str,
     failed: Sequence[FailedRow],
 ) -> Rows:
-    chosen = _labelled(utterances, split, recipe, data, failed)
+    chosen = _labelled(utterances, split, recipe, named, failed)
     return Rows([utterances[i] for i in chosen], [arrays[i] for i in chosen])
 
 
@@ -266,20 +289,15 @@ def _joined(a: Rows, b: Rows) -> Rows:
 
 
 def _labelled(
-    utterances: Sequence[Utterance], split: str, recipe: Recipe, data: Sequence[Path], failed: Sequence[FailedRow] = ()
+    utterances: Sequence[Utterance], split: str, recipe: Recipe, named: str, failed: Sequence[FailedRow] = ()
 ) -> list[int]:
     """Indices of a split's utterances with a label of the recipe's tasks; where there are none, says what failed."""
     tasks = recipe.model.tasks
-    chosen = [
-        i
-        for i, u in enumerate(utterances)
-        if u.split == split
-        and (("sentiment" in tasks and u.sentiment is not None) or ("emotion" in tasks and any_label(u.emotions)))
-    ]
+    chosen = [i for i, u in enumerate(utterances) if u.split == split and set(u.labelled_for) & set(tasks)]
     if not chosen:
         rest = f"; {len(failed)} could not be used, the first, {failed[0].id}: {failed[0].reason}" if failed else ""
         raise UserError(
-            f"{', '.join(map(str, data))}: no usable row of split {split!r} with a label of {' or '.join(tasks)}; "
+            f"{named}: no usable row of split {split!r} with a label of {' or '.join(tasks)}; "
             f"training needs train and valid rows{rest}"
         )
     return chosen
@@ -303,18 +321,13 @@ def _warped(
     return found
 
 
-def any_label(emotions: Sequence[float | None]) -> bool:
-    """Whether any of the six emotions is labelled."""
-    return any(e is not None for e in emotions)
-
-
 def _about(recipe: Recipe, train_rows: Sequence[Utterance], device: str) -> dict[str, Any]:
     return {
         "recipe": recipe.title,
         "seed": recipe.seed,
         "train_utterances": len(train_rows),
-        "train_with_sentiment": sum(u.sentiment is not None for u in train_rows),
-        "train_with_emotions": sum(any_label(u.emotions) for u in train_rows),
+        "train_with_sentiment": sum("sentiment" in u.labelled_for for u in train_rows),
+        "train_with_emotions": sum("emotion" in u.labelled_for for u in train_rows),
         "valid_learned": recipe.refit is not None,
         "versions": versions(device),
     }
