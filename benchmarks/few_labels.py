@@ -7,8 +7,8 @@ Of a corpus that the shipped model has not learned (MELD, of which the kept figu
 For each size and seed, so many training rows are drawn, by whole recordings, and the recipe `everyday` learns them
 from new weights, for its 4 epochs and for 12, and with ``start_from: shipped``. 200 of the rows of valid choose epoch
 and thresholds, as people with few labels have few there, too; the other recordings of valid, or test where there is
-any, are scored once. The shipped model as it is stands beside. A finished run is not trained again; ``few-labels.json``
-holds metrics alone.
+any, are scored once. The shipped model as it is stands beside. Where one task alone is labelled, it alone is learned. A
+finished run is not trained again; ``few-labels.json`` holds metrics alone.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from typing import Any
 
 from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
-from mmolre.data.manifest import read_manifest, write_manifest
+from mmolre.data.manifest import read_manifests
 from mmolre.encoders.weights import home
 from mmolre.evaluate.report import best_trivial, lookup
-from mmolre.evaluate.run import evaluate
+from mmolre.evaluate.run import evaluate_on
 from mmolre.experiments.table import over_seeds, write_json
 from mmolre.schema import Utterance
 from mmolre.train.named import find_recipe
 from mmolre.train.recipe import Recipe, load_recipe
-from mmolre.train.run import train, versions
+from mmolre.train.run import train_on, versions
 
 VALID = 200
 WAYS: dict[str, dict[str, str]] = {
@@ -38,6 +38,7 @@ WAYS: dict[str, dict[str, str]] = {
     "shipped": {"start_from": "shipped"},
 }
 AS_IT_IS = "as-it-is"
+PRIMARY_OF = {"sentiment": "sentiment.corr", "emotion": "emotion.macro_f1"}
 METRICS = (
     *("sentiment.mae", "sentiment.corr"),
     *("emotion.wa_mean", "emotion.macro_f1", "emotion.auc_mean", "emotion.top_accuracy"),
@@ -65,6 +66,15 @@ def _shuffled(utterances: Sequence[Utterance], seed: int) -> list[Utterance]:
     return [utterance for recording in order for utterance in recordings[recording]]
 
 
+def one_task(utterances: Sequence[Utterance]) -> dict[str, str]:
+    """What of the recipe changes where one task alone is labelled."""
+    tasks = {task for u in utterances for task in u.labelled_for}
+    if len(tasks) > 1:
+        return {}
+    (task,) = tasks
+    return {"model.tasks": f"[{task}]", "training.primary": f"[{PRIMARY_OF[task]}]"}
+
+
 def recipe_of(name: str, changes: dict[str, str]) -> Recipe:
     return load_recipe(find_recipe(name), changes)
 
@@ -78,31 +88,33 @@ def main() -> None:
     parser.add_argument("--recipe", default="everyday")
     options = parser.parse_args()
     cache = FeatureCache(home() / "features")
-    utterances = read_manifest(options.data)
+    utterances = read_manifests([options.data])
+    changed = one_task(utterances)
+    ways = {way: changed | changes for way, changes in WAYS.items()}
 
-    def scored(model: Path | str, manifest: Path) -> dict[str, Any]:
-        return evaluate(load_bundle(model), [manifest], "test", cache=cache).metrics
+    def scored(model: Path | str, rows: Sequence[Utterance]) -> dict[str, Any]:
+        held_out = [u for u in rows if u.split == "test"]
+        return evaluate_on(load_bundle(model), held_out, named=str(options.data), cache=cache).metrics
 
     rows: dict[str, dict[str, Any]] = {}
     for size in options.sizes:
-        found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        found: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
         for seed in range(options.seeds):
-            manifest = options.out / f"{size}-{seed}.jsonl"
-            write_manifest(manifest, drawn(utterances, size, seed), audio_root=Path("/"))
-            for way, changes in WAYS.items():
+            chosen = drawn(utterances, size, seed)
+            for way, changes in ways.items():
                 recipe = recipe_of(options.recipe, {"seed": str(seed)} | changes)
                 run = options.out / f"{way}-{size}-{seed}"
-                train(recipe, [manifest], run, cache=cache)
-                found[way].append(_shown(scored(run, manifest)))
+                train_on(recipe, chosen, run, named=str(options.data), cache=cache)
+                found[way].append(_shown(scored(run, chosen)))
                 print(run.name, {key: round(value, 3) for key, value in found[way][-1].items()}, flush=True)
         rows[str(size)] = {way: _together(several) for way, several in found.items()}
-    some = options.out / f"{options.sizes[0]}-0.jsonl"
+    some = drawn(utterances, options.sizes[0], 0)
     as_it_is = scored("shipped", some)
     about = {
         "seeds": options.seeds,
-        "n": sum(u.split == "test" for u in read_manifest(some)),
+        "n": as_it_is["n"],
         "recipe": options.recipe,
-        "epochs": {way: recipe_of(options.recipe, changes).training.epochs for way, changes in WAYS.items()},
+        "epochs": {way: recipe_of(options.recipe, changes).training.epochs for way, changes in ways.items()},
         "valid": VALID,
         AS_IT_IS: _together([_shown(as_it_is)]),
         "trivial": _together([_best_trivial(as_it_is)]),
@@ -112,17 +124,21 @@ def main() -> None:
 
 
 def _shown(metrics: dict[str, Any]) -> dict[str, float]:
-    return {key: lookup(metrics, key) for key in METRICS}
+    return {key: lookup(metrics, key) for key in _labelled(metrics)}
 
 
 def _best_trivial(metrics: dict[str, Any]) -> dict[str, float]:
     """The best that any trivial predictor reaches in each metric."""
-    best = {key: best_trivial(metrics, *key.split(".")) for key in METRICS}
+    best = {key: best_trivial(metrics, *key.split(".")) for key in _labelled(metrics)}
     return {key: math.nan if value is None else value for key, value in best.items()}
 
 
 def _together(several: Sequence[dict[str, float]]) -> dict[str, Any]:
-    return {key: over_seeds([of[key] for of in several]) for key in METRICS}
+    return {key: over_seeds([of[key] for of in several]) for key in several[0]}
+
+
+def _labelled(metrics: dict[str, Any]) -> list[str]:
+    return [key for key in METRICS if key.split(".")[0] in metrics]
 
 
 if __name__ == "__main__":

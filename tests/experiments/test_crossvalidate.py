@@ -126,7 +126,8 @@ def test_each_is_read_by_who_has_not_learned_it(videos, recipe, tmp_path, monkey
     monkeypatch.setattr(module, "train_on", watched)
     content, failed = crossvalidate(recipe, where, by="recording", folds=3, tell=told.append)
     assert failed == 1  # whose sound is missing
-    assert told[0].startswith("fold 1 of 3: 8 utterances of 2 recordings held out")
+    assert told[0] == "8 utterances of the split test are left alone"
+    assert told[1] == "fold 1 of 3: 8 utterances of 2 recordings held out"
     assert {path.name for path in where.out.iterdir()} == {
         *("data.json", "fold-1", "fold-2", "fold-3", "crossvalidate.json", "predictions.jsonl")
     }
@@ -198,6 +199,12 @@ def test_further_data_is_learned_and_not_scored(videos, recipe, tmp_path, monkey
     said = [json.loads(line)["id"] for line in (where.out / "predictions.jsonl").read_text().splitlines()]
     assert not any(name.startswith("m") for name in said)
     assert set(said) == {u.id for u in read_manifest(videos) if u.split is None and u.text}
+
+
+def test_a_modality_that_is_not_read(videos, recipe, tmp_path):
+    with pytest.raises(UserError, match="tiny does not read 'voice'; it reads text, audio"):
+        crossvalidate(recipe, Where([videos], tmp_path / "out"), by="recording", folds=3, modalities=["voice"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command(videos, recipe, tmp_path, capsys, monkeypatch):

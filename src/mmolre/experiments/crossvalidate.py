@@ -124,9 +124,12 @@ def crossvalidate(
         tell: a line before each fold.
 
     Raises:
-        UserError: bad data, too few groups; ``out`` holds other folds.
+        UserError: bad data, too few groups, a modality that the recipe does not read; ``out`` holds other folds.
         InterruptedRunError: the callbacks asked to stop; the same call goes on later.
     """
+    reads = [*recipe.encoders, *recipe.features]
+    if unknown := set(modalities or ()) - set(reads):  # not after an hour of training
+        raise UserError(f"{recipe.name} does not read {sorted(unknown)[0]!r}; it reads {', '.join(reads)}")
     own = {u.id for u in read_manifests(where.data, audio_root=where.audio_root)}
     everything = [*where.data, *further]
     utterances = read_manifests(everything, audio_root=where.audio_root)
@@ -134,6 +137,8 @@ def crossvalidate(
     plan = deal([u for u in utterances if u.id in own], by, folds)
     claim(where._replace(data=everything))
     named = ", ".join(map(str, everything))
+    if left := sum(u.split == "test" for u in utterances if u.id in own):
+        tell(f"{left:,} utterances of the split test are left alone")
     scored: list[Evaluation] = []
     failed = 0
     for number, fold in enumerate(plan, 1):
