@@ -14,8 +14,9 @@ import yaml
 import mmolre
 from mmolre import ModalityConfig, cli, terminal
 from mmolre.data.cache import FeatureCache
+from mmolre.encoders.text import TextEncoder
 from outside import load_file
-from tiny_corpus import MISSING, corpus_recipe, write_wave
+from tiny_corpus import MISSING, corpus_recipe, write_rows, write_wave
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "numpy", "transformers", "pydantic", "yaml", "av", "pyarrow", "sklearn", "rich.progress")
@@ -158,6 +159,26 @@ def test_a_long_text_is_cut_and_said_to_be(run, tiny_run):
     assert err == "the input was longer than the encoder's window: its end was not seen\n"
     _, out, _ = run("predict", "--model", tiny_run.folder, "--text", "good " * 10_000, "--json")
     assert json.loads(out)["truncated"] is True
+
+
+def test_words_in_another_language_are_warned_of(run, tiny_run, tmp_path, monkeypatch):
+    model = ("predict", "--model", tiny_run.folder)
+    german = (
+        "Ich habe das nicht gewusst, und es ist mir auch egal, aber der Film war wirklich sehr gut und die Musik auch."
+    )
+    assert "warning" not in run(*model, "--text", german)[2]  # who knows what that encoder knows?
+    monkeypatch.setattr(TextEncoder, "english_only", True)
+    warning = "warning: the words seem to be German; this model's text encoder knows English only\n"
+    code, out, err = run(*model, "--text", german, "--json")
+    assert code == 0
+    assert err.startswith(warning)
+    assert json.loads(out)["sentiment"] is not None
+    english = "I did not know that, and it is all the same to me, but the film was very good and so was the music."
+    assert "warning" not in run(*model, "--text", english)[2]
+    assert "warning" not in run(*model, "--text", "sehr gut")[2]  # too few words to say
+    manifest = write_rows(tmp_path / "m.csv", [{"id": i, "text": t} for i, t in enumerate(german.split(",") * 2)])
+    code, _, err = run(*model, "--data", manifest, "--out", "p.jsonl")
+    assert (code, err) == (0, warning)
 
 
 def test_rows_that_fail_are_told_and_counted(run, tiny_run, tmp_path):

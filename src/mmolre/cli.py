@@ -221,11 +221,13 @@ def predict(
                 counts = predict_file(predictor, data, out, audio_root=audio_root, progress=progress)
             together = f", {counts.together} read with the rest of their recordings" if counts.together else ""
             terminal.plain(f"{counts.written} predictions in {out}{together}")
+            _tell_foreign(counts.foreign)
             if counts.failed:
                 terminal.tell_failures(counts.examples, counts.failed, f"; all in {counts.errors}")
                 return ROWS_FAILED
             return 0
         prediction = predictor.predict(text=text, audio=audio)
+    _tell_foreign(predictor.foreign_language([text] if text else []))
     if json:
         terminal.print_json(prediction.to_json())
         return 0
@@ -278,6 +280,13 @@ def demo() -> int:
 
     run_demo()
     return 0
+
+
+def _tell_foreign(language: str | None) -> None:
+    if language is not None:
+        from mmolre import terminal
+
+        terminal.note(f"warning: the words seem to be {language}; this model's text encoder knows English only")
 
 
 def _pair(item: str) -> tuple[str, str]:

@@ -27,6 +27,7 @@ class Counts(NamedTuple):
         written: lines.
         failed: rows that could not be read; ``errors`` lists them, ``examples`` are the first few.
         together: of those written, the ones read with the rest of their recording.
+        foreign: the language that the first texts seem to be in, where the model does not read it; else ``None``.
     """
 
     written: int
@@ -34,6 +35,7 @@ class Counts(NamedTuple):
     errors: Path
     examples: list[FailedRow]
     together: int = 0
+    foreign: str | None = None
 
 
 def predict_file(
@@ -62,8 +64,9 @@ def predict_file(
     errors = out.with_name(out.stem + ".errors.jsonl")
     for path in (out, errors):
         refuse_inputs(path, data)
-    for _ in _rows(data, audio_root):  # what is wrong with a manifest is said before anything is predicted
-        pass
+    first: list[str] = []
+    for utterance in _rows(data, audio_root):  # what is wrong with a manifest is said before anything is predicted
+        first += [utterance.text] if utterance.text and len(first) < CHUNK else []
     written = failed = 0
     examples: list[FailedRow] = []
     with ExitStack() as stack:
@@ -93,7 +96,8 @@ def predict_file(
             results.write(_line(prediction.to_json()))
     if not failed:
         errors.unlink()
-    return Counts(written, failed, errors, examples, own.together if own is not None else 0)
+    together = own.together if own is not None else 0
+    return Counts(written, failed, errors, examples, together, predictor.foreign_language(first))
 
 
 def _rows(data: Sequence[Path], audio_root: Path | None) -> Iterator[Utterance]:

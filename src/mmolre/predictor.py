@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmolre.bundle import Bundle, check_device, load_bundle
+from mmolre.data import language
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, build_dataset
 from mmolre.encoders.text import TextEncoder
@@ -103,6 +104,20 @@ class Predictor:
         """Whether the model reads, with an utterance's words, those around it (``Utterance.surroundings``)."""
         encoders = self.bundle.encoders.values()
         return any(isinstance(encoder, TextEncoder) and encoder.surrounding_tokens for encoder in encoders)
+
+    @property
+    def reads_english_only(self) -> bool:
+        """Whether it reads words, and its encoder is known to know no other language than English."""
+        encoder = self.bundle.encoders.get("text")
+        return isinstance(encoder, TextEncoder) and encoder.english_only
+
+    def foreign_language(self, texts: Iterable[str]) -> str | None:
+        """The language, for people, that these texts seem to be in, where the model does not read it; ours.
+
+        ``None``, too, where they are too few to say: some 20 words, unless their letters tell.
+        """
+        code = language.detect(" ".join(texts)) if self.reads_english_only else None
+        return None if code in (None, "en") else language.name(code)
 
     def in_context(
         self,

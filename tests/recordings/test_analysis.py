@@ -10,6 +10,7 @@ import pytest
 
 import mmolre
 from mmolre import Timeline, UserError
+from mmolre.encoders.text import TextEncoder
 from mmolre.recordings.analysis import Analyzer
 from mmolre.recordings.batch import analyze_all, find_recordings, find_transcript
 from mmolre.recordings.summary import disagreements, strongest, summarise
@@ -135,7 +136,7 @@ def test_a_second_call_finds_it_done_and_other_words_do_not(analysed, analyzer, 
 
 
 def test_foreign_words_are_not_scored_by_an_english_model(analyzer, recording, tmp_path, monkeypatch):
-    monkeypatch.setattr(analyzer.predictor.bundle.encoders["text"], "_role", type("Role", (), {"english_only": True}))
+    monkeypatch.setattr(TextEncoder, "english_only", True)
     path = write_transcript(tmp_path / "t.json")
     path.write_text(path.read_text().replace('"en"', '"de"'))
     timeline = analyzer.analyze(recording, path)

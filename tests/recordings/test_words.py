@@ -4,22 +4,11 @@ import pytest
 
 from mmolre import UserError
 from mmolre.recordings.alignment import align_text
-from mmolre.recordings.language import detect
 from mmolre.recordings.words import Passage, Transcript, Word, clock, spread
 
 
 def test_clock():
     assert [clock(s) for s in (0, 65.9, 3599, 3600, 36_061)] == ["0:00", "1:05", "59:59", "1:00:00", "10:01:01"]
-
-
-def test_languages():
-    english = "I think that this is the best film of the year and you have to see it with all of your friends"
-    german = "Ich denke dass das der beste Film ist und wir haben ihn auch mit den Kindern nicht für den Preis gesehen"
-    french = "Je pense que c'est le meilleur film et nous avons vu les images dans une salle avec des amis pour rire"
-    assert [detect(t) for t in (english, german, french, "Москва слезам не верит", "これは本です", "short text")] == [
-        *("en", "de", "fr", "ru", "ja", None)
-    ]
-    assert detect("123 !?") is None
 
 
 HEARD = Transcript((Passage(spread("we went to the sea side and eight fish and chips today", 0, 11)),), "x")

@@ -123,6 +123,11 @@ class TextEncoder(Encoder):
             limits.append(positions.num_embeddings - unused)
         return min(limits)
 
+    @property
+    def english_only(self) -> bool:
+        """Whether its weights are known to know no other language."""
+        return self._role is not None and self._role.english_only
+
     def check(self, item: str) -> str | None:
         if not any(char.isprintable() and not char.isspace() for char in item):
             return "the text is empty"
@@ -132,7 +137,7 @@ class TextEncoder(Encoder):
             item.encode()
         except UnicodeEncodeError:
             return "the text is not valid Unicode (a lone surrogate)"
-        if self._role and self._role.english_only:
+        if self.english_only:
             letters = [char for char in item if char.isalpha()]
             latin = sum(unicodedata.name(char, "").startswith(("LATIN", "FULLWIDTH LATIN")) for char in letters)
             if 2 * latin < len(letters):

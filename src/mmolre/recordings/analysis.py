@@ -12,10 +12,10 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmolre.data import language as languages
 from mmolre.encoders.weights import sha256
 from mmolre.errors import UserError
 from mmolre.files import cannot_write
-from mmolre.recordings import language as languages
 from mmolre.recordings.alignment import align_text
 from mmolre.recordings.cut import cut
 from mmolre.recordings.outputs import as_csv, as_json, as_vtt
@@ -169,9 +169,8 @@ class Analyzer:
             if transcript is not None and words.passages:
                 words = align_text(transcript, words)
         words = _with_language(words)
-        reads_english = "text" in encoders and getattr(encoders["text"]._role, "english_only", False)
         unreadable = None
-        if reads_english and words.language not in (None, "en"):
+        if self.predictor.reads_english_only and words.language not in (None, "en"):
             unreadable = f"the words are in {languages.name(words.language)}, and this model reads English only"
             notes.append(f"Nothing is scored: {unreadable}.")
         fits = lambda _: True  # noqa: E731

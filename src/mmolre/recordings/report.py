@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
 from mmolre import __version__
+from mmolre.data import language as languages
 from mmolre.evaluate.residuals import LEVELS
 from mmolre.recordings import charts, summary
-from mmolre.recordings import language as languages
 from mmolre.recordings.summary import (
     CONTRAST,
     Summary,
