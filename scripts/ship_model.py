@@ -131,30 +131,31 @@ def _about(name: str) -> dict[str, Any]:
 
 def _teachers(names: Sequence[str]) -> str:
     """Those that a model was taught by, by the names of their recipes; files of predictions by their own."""
-    recipes = Counter(Path(n).stem if is_file_of_predictions(n) else _about(n)["recipe"] for n in names)
+    recipes = Counter(Path(n).name if is_file_of_predictions(n) else _about(n)["recipe"] for n in names)
     return " and ".join(f"`{name}`" + (f" ({n} seeds, their mean)" if n > 1 else "") for name, n in recipes.items())
 
 
 def _origin(recipe: Recipe) -> str:
     """What the card says of what came before: the models that it went on from, what each learned, and who taught it."""
     steps = []
+    files = False
     while True:
         told = f"`{recipe.name}`, seed {recipe.seed}"
         if learned := recipe.training.only:
             anew = ", from new weights" if recipe.start_fresh else ""
             told += f": what reads {' and '.join(learned)} learned{anew or ' on'}"
         if recipe.teachers:
-            told += f"; it also learned what {_teachers(recipe.teachers)} said of its training utterances' words"
+            told += f"; it also learned what {_teachers(recipe.teachers)} said of its training utterances"
+            files |= any(map(is_file_of_predictions, recipe.teachers))
         steps.append(told)
         folder = model_folder(recipe.start_from).parent if recipe.start_from is not None else None
         if folder is None or not (folder / RECIPE_FILE).exists():
             break
         recipe = read_recipe(folder)
-    return (
-        ""
-        if len(steps) < 2
-        else " It came about in steps:\n\n" + "\n".join(f"{i}. {step}." for i, step in enumerate(reversed(steps), 1))
-    )
+    if len(steps) < 2:
+        return ""
+    told = " It came about in steps:\n\n" + "\n".join(f"{i}. {step}." for i, step in enumerate(reversed(steps), 1))
+    return told + ("\n\nWhich programs write the `.jsonl` files is said in the recipes." if files else "")
 
 
 REFIT = """
