@@ -144,7 +144,7 @@ def evaluate(
         raise UserError(f"{out} is a folder: name a file to write the metrics to, such as metrics.json")
     check_device(device)
     bundle = load_bundle(run, device=device)
-    chosen = None if modalities == "all" else tuple(dict.fromkeys(modalities.split("+")))
+    chosen = _modalities(modalities)
     with terminal.quiet_warnings(), terminal.encoding_progress() as progress:
         result = score(
             bundle,
@@ -294,6 +294,11 @@ def _pair(item: str) -> tuple[str, str]:
     if not equals or not key:
         raise UserError(f"--set {item}: expected KEY=VALUE, e.g. training.epochs=3")
     return key, value
+
+
+def _modalities(text: str) -> tuple[str, ...] | None:
+    """What ``--modalities A+B`` names, each once; ``None`` for all."""
+    return None if text == "all" else tuple(dict.fromkeys(text.split("+")))
 
 
 def _cache(folder: Path | None):

@@ -167,9 +167,10 @@ def crossvalidate(
     """
     (parsed,) = _recipes((recipe,), set)
     from mmolre import terminal
+    from mmolre.cli import _modalities
     from mmolre.experiments import crossvalidate as folded
 
-    chosen = None if modalities == "all" else tuple(dict.fromkeys(modalities.split("+")))
+    chosen = _modalities(modalities)
     found: list[folded.CrossValidated] = []
 
     def do(where: "Where", tell: "Tell") -> int:

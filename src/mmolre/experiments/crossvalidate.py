@@ -130,14 +130,15 @@ def crossvalidate(
     reads = [*recipe.encoders, *recipe.features]
     if unknown := set(modalities or ()) - set(reads):  # not after an hour of training
         raise UserError(f"{recipe.name} does not read {sorted(unknown)[0]!r}; it reads {', '.join(reads)}")
-    own = {u.id for u in read_manifests(where.data, audio_root=where.audio_root)}
+    held_in_none = {u.id for u in read_manifests(further, audio_root=where.audio_root)}
     everything = [*where.data, *further]
     utterances = read_manifests(everything, audio_root=where.audio_root)
-    beside = [u for u in utterances if u.id not in own]
-    plan = deal([u for u in utterances if u.id in own], by, folds)
+    beside = [u for u in utterances if u.id in held_in_none]
+    own = [u for u in utterances if u.id not in held_in_none]
+    plan = deal(own, by, folds)
     claim(where._replace(data=everything))
     named = ", ".join(map(str, everything))
-    if left := sum(u.split == "test" for u in utterances if u.id in own):
+    if left := sum(u.split == "test" for u in own):
         tell(f"{left:,} utterances of the split test are left alone")
     scored: list[Evaluation] = []
     failed = 0
