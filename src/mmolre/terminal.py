@@ -170,6 +170,8 @@ def training_display() -> Iterator[Callbacks]:
 def _epoch_line(line: dict[str, Any]) -> None:
     if line["event"] == "resumed":
         note(f"going on from epoch {line['epoch']}, step {line['step']}")
+    if "instead_of" in line:
+        note(f"{line['precision']} instead of {line['instead_of']}, which this machine only emulates")
     if line["event"] != "epoch":
         return
     valid = line["valid"]

@@ -65,6 +65,7 @@ def test_in_bfloat16_a_teacher_says_nearly_the_same_and_features_stay_in_full_pr
     monkeypatch.setattr(
         teachers, "build_dataset", lambda *a, **k: inside.append(torch.is_autocast_enabled("cpu")) or build(*a, **k)
     )
+    monkeypatch.setattr(teachers, "precision_on", lambda _, wanted: wanted)  # emulated, if need be
     for bf16 in (False, True):
         out = tmp_path / str(bf16)
         out.mkdir()

@@ -27,6 +27,7 @@ from mmolre.train.adaptation import parameter_groups
 from mmolre.train.augment import shortened
 from mmolre.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
+from mmolre.train.precision import precision_on, products
 from mmolre.train.recipe import Recipe
 from mmolre.train.refit import EarlierRun
 from mmolre.train.teachers import Taught
@@ -86,6 +87,7 @@ class Trainer:
         self.epochs = refit.epochs if refit else recipe.training.epochs
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
         self.device = next(model.parameters()).device
+        self.precision = precision_on(self.device, recipe.training.precision)
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
         self.objective.count(train.utterances)
         self.averaged = _copy_of(model).eval() if recipe.training.ema else model
@@ -111,6 +113,11 @@ class Trainer:
         modules: dict[str, torch.nn.Module] = {"model": self.model, "objective": self.objective}
         return modules | ({"averaged": self.averaged} if self.averaged is not self.model else {})
 
+    @property
+    def _computes(self) -> dict[str, str]:
+        asked = self.recipe.training.precision
+        return {"precision": self.precision} | ({} if self.precision == asked else {"instead_of": asked})
+
     def run(self) -> dict[str, Any]:
         """Train to the end, from the checkpoint if there is one. Returns the final state.
 
@@ -131,11 +138,12 @@ class Trainer:
             if self.state["finished"]:
                 return self.state
             self._cut_log()
-            self._log(event="resumed", epoch=self.state["epoch"], step=self.state["step"])
+            self._log(event="resumed", epoch=self.state["epoch"], step=self.state["step"], **self._computes)
         else:
             (self.out / LOG_FILE).unlink(missing_ok=True)
             first = self.validate()  # a recipe whose validation cannot work fails now, not after an epoch
-            self._log(event="started", score=first.score, utterances=len(self.train_rows.utterances))
+            count = len(self.train_rows.utterances)
+            self._log(event="started", score=first.score, utterances=count, **self._computes)
         started = time.monotonic() - self.state["seconds"]
         saved = time.monotonic()
         while self.state["epoch"] < self.epochs:
@@ -208,7 +216,7 @@ class Trainer:
         batch = collate([self.train_rows.utterances[i] for i in rows], [self._heard(i) for i in rows])
         batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
         taught = None if self.taught is None else self.taught.of(rows, self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        with products(self.device, self.precision):
             output = self.model(batch.features, batch.masks)
             if self.recipe.objective.r_drop:
                 loss = self.objective.twice(output, self.model(batch.features, batch.masks), batch, taught)

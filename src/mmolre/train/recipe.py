@@ -11,6 +11,7 @@ from mmolre.errors import UserError
 from mmolre.evaluate.report import direction
 from mmolre.evaluate.thresholds import modality_key
 from mmolre.model.config import LoraConfig, ModelConfig
+from mmolre.train.precision import Precision
 
 RECIPE_FILE = "recipe.json"
 """A run's recipe, in its folder."""
@@ -194,7 +195,7 @@ class TrainingRecipe(_Part):
         primary: metrics on valid that choose the epoch; several are averaged, those to be minimised negated.
         checkpoint_minutes: also save in the middle of an epoch, this often.
         precision: ``fp32``, or ``bf16``: products in bfloat16 (autocast), those of teachers too, weights and validation
-            in float32; faster on a GPU and on CPUs with AMX.
+            in float32; faster on a GPU and on CPUs with AMX. A CPU that would have to emulate it computes in ``fp32``.
         conflict_every: log the cosine between the two tasks' gradients, layer by layer, every so many steps, for
             ``mmolre explain`` (:mod:`mmolre.train.conflict`); 0 for never. Costs a second backward pass then, and
             changes nothing else.
@@ -218,7 +219,7 @@ class TrainingRecipe(_Part):
     patience: int = Field(default=5, ge=1)
     primary: tuple[str, ...] = Field(default=("sentiment.mae",), min_length=1)
     checkpoint_minutes: float = Field(default=5.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Precision = "fp32"
     conflict_every: int = Field(default=0, ge=0)
 
     def visits(self, modalities: Iterable[str]) -> int:

@@ -18,6 +18,7 @@ from mmolre.errors import UserError
 from mmolre.files import replacing
 from mmolre.inference import infer
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
+from mmolre.train.precision import precision_on, products
 from mmolre.train.start import earlier_model
 
 TAUGHT_FILE = "taught.safetensors"
@@ -64,7 +65,8 @@ def ask_teachers(
             name, each of the two left out or null where nothing is said of it.
         utterances: those that are trained on. A teacher must not have been trained on those that are tested.
         tasks: of the model that is taught.
-        bf16: whether teachers compute their products in bfloat16, as the model does that is taught.
+        bf16: whether teachers compute their products in bfloat16, as the model does that is taught; where the machine
+            can (:mod:`mmolre.train.precision`).
         encoding, asking: called with what is encoded, or who is asked, the utterances done, and all.
 
     Raises:
@@ -173,13 +175,14 @@ def _ask(
     sentiment = np.full(len(utterances), np.nan)
     emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
     model = bundle.model.to(device)
+    precision = precision_on(device, "bf16" if bf16 else "fp32")
     for start in range(0, len(rows), AT_A_TIME):
         if asking:
             asking(name, start, len(rows))
         part = rows[start : start + AT_A_TIME]
         arrays = dataset.arrays[start : start + AT_A_TIME]
         # Not around the encoders: what they give is kept for others, in full precision.
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+        with products(device, precision):
             raw = infer(model, arrays, each_alone=bundle.decision.needs_each_alone)
         sentiment[part], emotions[part] = bundle.decision.sentiment(raw), bundle.decision.probabilities(raw)
     if asking:
