@@ -27,7 +27,7 @@ from mmolre.train.adaptation import parameter_groups
 from mmolre.train.augment import shortened
 from mmolre.train.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from mmolre.train.objective import Objective
-from mmolre.train.precision import precision_on, products
+from mmolre.train.precision import Precision, precision_on, products
 from mmolre.train.recipe import Recipe
 from mmolre.train.refit import EarlierRun
 from mmolre.train.teachers import Taught
@@ -87,7 +87,7 @@ class Trainer:
         self.epochs = refit.epochs if refit else recipe.training.epochs
         self.save_best, self.report, self.log_line, self.should_stop = save_best, report, log_line, should_stop
         self.device = next(model.parameters()).device
-        self.precision = precision_on(self.device, recipe.training.precision)
+        self.precision: Precision = precision_on(self.device, recipe.training.precision)
         self.objective = Objective(recipe.objective, model.config.tasks).to(self.device)
         self.objective.count(train.utterances)
         self.averaged = _copy_of(model).eval() if recipe.training.ema else model
