@@ -2,11 +2,13 @@
 
     mmolre encoders fetch whisper-tiny-en whisper-base
     python scripts/voice_teacher.py data/ravdess/manifest.csv --out data/ravdess/said.jsonl
+    python scripts/voice_teacher.py data/ravdess/manifest.csv --folds 4 --out "data/ravdess/said-{fold}.jsonl"
 
 A logistic regression reads of each training utterance the mean and the deviation over time of the upper layers of two
 frozen encoders, one of which is larger than the recipe's own. Each speaker is read by one that learned from the others:
 what had learned an utterance itself would repeat its label. The only choice, how hard it is drawn to 0, was made with
-speakers that are in train (docs/log.md).
+speakers that are in train (docs/log.md). The second command makes a file for each fold of `mmolre crossvalidate --by
+speaker`, by what that fold learns alone.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifest
 from mmolre.encoders.audio import AudioEncoder
 from mmolre.encoders.weights import home
+from mmolre.experiments.crossvalidate import FOLD, deal
 from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, Utterance
 
@@ -67,26 +70,37 @@ def said_by_strangers(x: NDArray[np.float32], y: NDArray[np.int64], speakers: ND
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("manifest", type=Path, help="with speakers; its training rows of at most one emotion are read")
-    parser.add_argument("--out", type=Path, required=True, help="a .jsonl file")
-    options = parser.parse_args()
-    known = [
-        (u, emotion_of(u)) for u in read_manifest(options.manifest) if u.split == "train" and u.audio and u.speaker
-    ]
+def write_said(utterances: Sequence[Utterance], out: Path) -> None:
+    """The file of what strangers hear in those of them that are trained on."""
+    known = [(u, emotion_of(u)) for u in utterances if u.split == "train" and u.audio and u.speaker]
     rows, y = [u for u, e in known if e is not None], np.array([e for _, e in known if e is not None])
     if len({u.speaker for u in rows}) < 2:
-        raise SystemExit(f"{options.manifest}: at least two speakers are needed among its training rows")
+        raise SystemExit("at least two speakers are needed among the training rows")
     x = statistics(rows, FeatureCache(home() / "features"))
     found = said_by_strangers(x, y, np.array([u.speaker for u in rows]))
     lines = [
         {"id": u.id, "emotions": dict(zip(EMOTIONS, np.round(p, DIGITS).tolist(), strict=False))}  # without "none"
         for u, p in zip(rows, found, strict=True)
     ]
-    write_text(options.out, "".join(json.dumps(line) + "\n" for line in lines))
+    write_text(out, "".join(json.dumps(line) + "\n" for line in lines))
     right = np.mean(found.argmax(1) == y)
-    print(f"{options.out}: {len(rows)} utterances; the likeliest of the seven is right for {right:.1%}")
+    print(f"{out}: {len(rows)} utterances; the likeliest of the seven is right for {right:.1%}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("manifest", type=Path, help="with speakers; its training rows of at most one emotion are read")
+    parser.add_argument("--out", type=Path, required=True, help="a .jsonl file; with {fold} where there are --folds")
+    parser.add_argument("--folds", type=int, help="of mmolre crossvalidate --by speaker")
+    options = parser.parse_args()
+    utterances = read_manifest(options.manifest)
+    if not options.folds:
+        write_said(utterances, options.out)
+        return
+    if FOLD not in str(options.out):
+        raise SystemExit(f"--out {options.out}: with --folds it needs {FOLD} in it, for the number of the fold")
+    for number, fold in enumerate(deal(utterances, "speaker", options.folds), 1):
+        write_said(fold.learned, Path(str(options.out).replace(FOLD, str(number))))
 
 
 if __name__ == "__main__":

@@ -150,7 +150,9 @@ def crossvalidate(
     """Train once for each fold of a corpus, and score each on what it has not learned from.
 
     For a corpus without splits, or too small for a test that says much. Rows of the split test are left alone. Run it
-    again to go on where it was stopped. A recipe can learn from what was said: --set "teachers=[DIR/predictions.jsonl]"
+    again to go on where it was stopped. A recipe can learn from what was said, by --set
+    "teachers=[DIR/predictions.jsonl]". In the names of teachers {fold} is the number of the fold, since none may know
+    what its fold holds out.
 
     Args:
         recipe: a YAML file or one of the package's recipes.

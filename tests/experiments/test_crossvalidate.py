@@ -113,6 +113,22 @@ def recipe(tiny_encoders):
     return corpus_recipe(tiny_encoders, epochs=1, primary=("sentiment.mae",))
 
 
+def test_each_fold_has_a_teacher_of_its_own(videos, recipe, tmp_path, monkeypatch):
+    ids = [u.id for u in read_manifest(videos)]
+    said = "".join(json.dumps({"id": id_, "sentiment": 1.0}) + "\n" for id_ in ids)
+    for number in (1, 2):
+        (tmp_path / f"said-{number}.jsonl").write_text(said)
+    taught = recipe.model_copy(update={"teachers": (str(tmp_path / "said-{fold}.jsonl"),)})
+    asked = []
+    train_on = module.train_on
+    monkeypatch.setattr(module, "train_on", lambda r, *a, **k: asked.append(r.teachers) or train_on(r, *a, **k))
+    with pytest.raises(UserError, match=r"said-3\.jsonl cannot be read"):
+        crossvalidate(taught, Where([videos], tmp_path / "out"), by="recording", folds=3)
+    assert not asked  # not after two folds of three
+    crossvalidate(taught, Where([videos], tmp_path / "out"), by="recording", folds=2)
+    assert asked == [(str(tmp_path / f"said-{number}.jsonl"),) for number in (1, 2)]
+
+
 def test_each_is_read_by_who_has_not_learned_it(videos, recipe, tmp_path, monkeypatch):
     where = Where([videos], tmp_path / "out")
     told: list[str] = []

@@ -1,9 +1,12 @@
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmolre import Utterance
+from mmolre.experiments.crossvalidate import deal
 from outside import load_file
 
 script = load_file(Path(__file__).parents[2] / "scripts" / "voice_teacher.py")
@@ -54,3 +57,35 @@ def test_an_emotion_that_only_one_acts():
 )
 def test_at_most_one_emotion_is_learned(emotions, index):
     assert script.emotion_of(Utterance("u", text="a", emotions=emotions)) == index
+
+
+@pytest.fixture
+def manifest(tmp_path, monkeypatch):
+    """Four actors' 84 utterances, whose features :func:`made` draws."""
+    x, y, speakers = made()
+    utterances = [
+        Utterance(f"u{i}", audio=tmp_path / f"{i}.wav", split="train", speaker=str(s), emotions=emotions_of(int(e)))
+        for i, (e, s) in enumerate(zip(y, speakers, strict=True))
+    ]
+    monkeypatch.setattr(script, "statistics", lambda rows, _: np.stack([x[int(u.id[1:])] for u in rows]))
+    monkeypatch.setattr(script, "read_manifest", lambda _: utterances)
+    return utterances
+
+
+def emotions_of(index: int) -> tuple[float, ...]:
+    return tuple(float(i == index) for i in range(6))
+
+
+def test_a_file_for_each_fold_of_what_it_learns_alone(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "m.csv", "--folds", "4", "--out", str(tmp_path / "said-{fold}.jsonl")])
+    script.main()
+    for number, fold in enumerate(deal(manifest, "speaker", 4), 1):
+        lines = (tmp_path / f"said-{number}.jsonl").read_text().splitlines()
+        assert [json.loads(line)["id"] for line in lines] == [u.id for u in fold.learned if u.split == "train"]
+
+
+def test_folds_would_overwrite_one_file(manifest, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["", "m.csv", "--folds", "3", "--out", str(tmp_path / "said.jsonl")])
+    with pytest.raises(SystemExit, match=r"needs \{fold\} in it"):
+        script.main()
+    assert not list(tmp_path.glob("*.jsonl"))

@@ -25,6 +25,7 @@ from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
 from mmolre.train.recipe import Recipe
 from mmolre.train.run import train_on, versions
+from mmolre.train.teachers import check_teachers
 
 By = Literal["recording", "speaker", "utterance"]
 """What of a manifest stays together: in one fold."""
@@ -34,6 +35,9 @@ RESULT_FILE = "crossvalidate.json"
 VALID_SHARE = 0.1
 DEAL_SEED = 0
 """The folds are the same for every recipe and seed, so that these can be compared utterance by utterance."""
+
+FOLD = "{fold}"
+"""In the name of a teacher: the number of the fold. A teacher that knows what a fold holds out would give it away."""
 
 SHOWN = (
     *("sentiment.mae", "sentiment.corr", "sentiment.acc2_non0", "sentiment.acc7"),
@@ -119,6 +123,7 @@ def crossvalidate(
     of each utterance by the model that had not learned from its group, in the form of ``mmolre predict``.
 
     Args:
+        recipe: ``{fold}`` in the names of its teachers stands for the number of the fold, from 1.
         further: manifests that are trained on in every fold, by their own splits, and held out in none.
         modalities: predict from these alone, as in :func:`mmolre.evaluate.run.evaluate_on`.
         tell: a line before each fold.
@@ -136,19 +141,22 @@ def crossvalidate(
     beside = [u for u in utterances if u.id in held_in_none]
     own = [u for u in utterances if u.id not in held_in_none]
     plan = deal(own, by, folds)
+    recipes = [_taught_in(number, recipe) for number in range(1, folds + 1)]
+    for one in recipes:
+        check_teachers(one.teachers)
     claim(where._replace(data=everything))
     named = ", ".join(map(str, everything))
     if left := sum(u.split == "test" for u in own):
         tell(f"{left:,} utterances of the split test are left alone")
     scored: list[Evaluation] = []
     failed = 0
-    for number, fold in enumerate(plan, 1):
+    for number, (fold, own_recipe) in enumerate(zip(plan, recipes, strict=True), 1):
         groups = len({_group(u, by) for u in fold.held_out})
         of = "" if by == "utterance" else f" of {groups} {by}{'s' if groups != 1 else ''}"
         tell(f"fold {number} of {folds}: {len(fold.held_out)} utterances{of} held out")
         run = where.out / f"fold-{number}"
         trained = train_on(
-            recipe,
+            own_recipe,
             [*fold.learned, *beside],
             run,
             named=f"{named}, fold {number}",
@@ -204,6 +212,11 @@ def result_table(content: Mapping[str, Any]) -> str:
 def _group(utterance: Utterance, by: By) -> Group:
     name = None if by == "utterance" else getattr(utterance, by)
     return (utterance.id, True) if name is None else (name, False)
+
+
+def _taught_in(number: int, recipe: Recipe) -> Recipe:
+    teachers = tuple(name.replace(FOLD, str(number)) for name in recipe.teachers)
+    return recipe.model_copy(update={"teachers": teachers})
 
 
 def _spread(sizes: Mapping[Group, int], folds: int) -> dict[Group, int]:
