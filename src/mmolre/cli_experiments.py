@@ -151,8 +151,8 @@ def crossvalidate(
 
     For a corpus without splits, or too small for a test that says much. Rows of the split test are left alone. Run it
     again to go on where it was stopped. A recipe can learn from what was said, by --set
-    "teachers=[DIR/predictions.jsonl]". In the names of teachers {fold} is the number of the fold, since none may know
-    what its fold holds out.
+    "teachers=[DIR/predictions.jsonl]". A recipe that has teachers needs one for each fold, since none may know what
+    its fold holds out: in --set 'teachers=["said-{fold}.jsonl"]' {fold} is the fold's number.
 
     Args:
         recipe: a YAML file or one of the package's recipes.

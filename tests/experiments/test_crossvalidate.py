@@ -1,5 +1,7 @@
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from mmolre.experiments import crossvalidate as module
 from mmolre.experiments.crossvalidate import crossvalidate, deal, result_table
 from mmolre.experiments.runs import Where
 from mmolre.train.loop import InterruptedRunError
+from mmolre.train.recipe import load_recipe
 from mmolre.train.run import Callbacks
 from tiny_corpus import corpus_recipe, write_rows, write_videos
 
@@ -127,6 +130,13 @@ def test_each_fold_has_a_teacher_of_its_own(videos, recipe, tmp_path, monkeypatc
     assert not asked  # not after two folds of three
     crossvalidate(taught, Where([videos], tmp_path / "out"), by="recording", folds=2)
     assert asked == [(str(tmp_path / f"said-{number}.jsonl"),) for number in (1, 2)]
+
+
+def test_the_form_in_the_docs_is_one_that_a_recipe_takes(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text()
+    (value,) = re.findall(r"--set 'teachers=(.*?)'", page)
+    (tmp_path / "r.yaml").write_text("name: r\nencoders: {text: {source: minilm}}\n")
+    assert load_recipe(tmp_path / "r.yaml", {"teachers": value}).teachers == ("said-{fold}.jsonl",)
 
 
 def test_each_is_read_by_who_has_not_learned_it(videos, recipe, tmp_path, monkeypatch):

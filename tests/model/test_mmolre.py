@@ -101,9 +101,7 @@ def test_the_order_of_the_batch_does_not_matter(order, changes):
 @pytest.mark.parametrize("filling", [0.0, 1e4, float("nan"), float("inf")])
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_what_stands_at_padding_and_how_much_of_it_does_not_matter(changes, filling):
-    model = tiny_model(
-        **changes
-    ).double()  # in float32 gradients of 10 differ by rounding, by as much as the machine likes
+    model = tiny_model(**changes).double()  # how float32 rounds gradients of 10 depends on the machine
     batch = collate([Utterance(c) for c in "abcd"], tiny_arrays(4, sets=(("text", "audio"), ("text",), ("audio",))))
     given = {name: x.double() for name, x in batch.features.items()}
     plain = model(given, batch.masks)

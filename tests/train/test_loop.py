@@ -14,8 +14,10 @@ from mmolre.data.batching import collate, targets
 from mmolre.data.dataset import Rows
 from mmolre.errors import UserError
 from mmolre.model.config import ModalityConfig, ModelConfig
+from mmolre.terminal import _epoch_line
 from mmolre.train import loop
 from mmolre.train.loop import InterruptedRunError, Trainer, drop_modalities, schedule
+from mmolre.train.precision import products
 from mmolre.train.recipe import Recipe
 from mmolre.train.teachers import Taught
 from tiny_runs import MIXED, SHAPES, tiny_arrays, tiny_recipe, tiny_rows
@@ -103,6 +105,21 @@ def test_progress_is_reported_after_each_step(tmp_path):
 def test_models_of_every_kind_train(tmp_path, monkeypatch, precision, model):
     monkeypatch.setattr(loop, "precision_on", lambda _, wanted: wanted)  # emulated, if need be
     assert make(tmp_path, tiny_recipe(epochs=1, precision=precision, model=model)).run()["finished"]
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_run_says_in_what_it_computes(tmp_path, monkeypatch, capsys, own):
+    monkeypatch.setattr(loop, "precision_on", lambda _, wanted: wanted if own else "fp32")
+    used = []
+    monkeypatch.setattr(
+        loop, "products", lambda device, precision: used.append(precision) or products(device, precision)
+    )
+    recipe = tiny_recipe(epochs=1, precision="bf16")
+    make(tmp_path, recipe, log_line=_epoch_line).run()
+    started = log(tmp_path)[0]
+    assert (started["precision"], started.get("instead_of")) == (("bf16", None) if own else ("fp32", "bf16"))
+    assert set(used) == {started["precision"]}
+    assert ("fp32 instead of bf16" in capsys.readouterr().err) == (not own)
 
 
 @pytest.mark.parametrize("task", ["sentiment", "emotion"])

@@ -1,14 +1,7 @@
-import json
-
 import pytest
 import torch
-from test_loop import make
 
-from mmolre.terminal import _epoch_line
-from mmolre.train import loop
-from mmolre.train.loop import LOG_FILE
 from mmolre.train.precision import precision_on, products
-from tiny_runs import tiny_recipe
 
 
 class FakeOps:
@@ -38,18 +31,3 @@ def test_products_are_made_as_said():
         assert (x @ x).dtype == torch.float32
     with products("cpu", "bf16"):
         assert (x @ x).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_a_run_says_in_what_it_computes(tmp_path, monkeypatch, capsys, own):
-    monkeypatch.setattr(loop, "precision_on", lambda _, wanted: wanted if own else "fp32")
-    used = []
-    monkeypatch.setattr(
-        loop, "products", lambda device, precision: used.append(precision) or products(device, precision)
-    )
-    recipe = tiny_recipe(epochs=1, precision="bf16")
-    make(tmp_path, recipe, log_line=_epoch_line).run()
-    started = json.loads((tmp_path / LOG_FILE).read_text().splitlines()[0])
-    assert (started["precision"], started.get("instead_of")) == (("bf16", None) if own else ("fp32", "bf16"))
-    assert set(used) == {started["precision"]}
-    assert ("fp32 instead of bf16" in capsys.readouterr().err) == (not own)
