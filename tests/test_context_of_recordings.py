@@ -13,6 +13,7 @@ from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifest
 from mmolre.evaluate.context import Context
 from mmolre.evaluate.run import evaluate
+from mmolre.evaluate.speaker import Speakers
 from mmolre.predict_file import predict_file
 from mmolre.predictor import Predictor
 from mmolre.recordings.cut import Cut
@@ -100,6 +101,35 @@ def test_acted_voices_are_read_each_on_its_own(predictor, corpus, tmp_path):
     ]
 
 
+def test_acted_voices_are_read_by_speaker_in_files_and_evaluation(predictor, corpus, tmp_path):
+    decision = predictor.bundle.decision
+    calibration = decision.calibration | {"audio": replace(decision.calibration["audio"], exclusive=True)}
+    means = [[2.0 * (c == e) - 1 for e in range(6)] for c in range(7)]
+    speakers = Speakers.from_json({"means": means, "within": np.eye(6).tolist()})
+    decision = replace(decision, calibration=calibration, speakers={"audio": speakers})
+    predictor = Predictor(replace(predictor.bundle, decision=decision))
+    rows = [row | {"text": "", "speaker": "AB"[i % 2]} for i, row in enumerate(corpus[1]) if row["audio"]]
+    rows = [row | {"video_id": ""} for row in rows if row["id"] != MISSING]
+    manifest = write_rows(corpus[0].with_name("by-speaker.csv"), rows)
+    utterances = read_manifest(manifest)
+    counts = predict_file(predictor, [manifest], tmp_path / "out.jsonl")
+    found = lines(tmp_path / "out.jsonl")
+    assert counts.together == len(found) == len(rows)
+    own = list(predictor.predict_many(utterances))
+    recordings, names = [u.recording for u in utterances], [u.speaker for u in utterances]
+    assert set(recordings) == {None}
+    assert found == [p.to_json() for p in predictor.in_context(own, recordings, names)]
+    assert all(a["emotions"] != b.emotions for a, b in zip(found, own, strict=True))
+    assert [p.emotions for p in predictor.in_context(own, recordings)] == [p.emotions for p in own]  # of unknown ones
+    result = evaluate(predictor.bundle, [manifest], "train")
+    train_rows = [row for row in rows if row["split"] == "train"]
+    of_train = write_rows(manifest.with_name("train.csv"), train_rows)
+    predict_file(predictor, [of_train], tmp_path / "train.jsonl")
+    predicted = {row["id"]: row["emotions"] for row in lines(tmp_path / "train.jsonl")}
+    for u, emotions in zip(result.utterances, result.emotions, strict=True):
+        assert list(predicted[u.id].values()) == pytest.approx(emotions, abs=1e-3)
+
+
 def test_the_command_says_that_it_reads_in_context(predictor, tiny_run, corpus, tmp_path, monkeypatch, capsys):
     from mmolre import cli
 
@@ -111,7 +141,7 @@ def test_the_command_says_that_it_reads_in_context(predictor, tiny_run, corpus, 
         with pytest.raises(SystemExit) as stopped:
             cli.main()
         assert stopped.value.code == cli.ROWS_FAILED  # one row's sound is missing
-        assert (f", {together} read with the rest of their recordings" in capsys.readouterr().out) == said
+        assert (f", {together} read with others of their recordings or speakers" in capsys.readouterr().out) == said
 
 
 def test_one_utterance_is_as_without_context(predictor, tiny_run):

@@ -219,7 +219,9 @@ def predict(
 
             with terminal.counting("predicted") as progress:
                 counts = predict_file(predictor, data, out, audio_root=audio_root, progress=progress)
-            together = f", {counts.together} read with the rest of their recordings" if counts.together else ""
+            together = (
+                f", {counts.together} read with others of their recordings or speakers" if counts.together else ""
+            )
             terminal.plain(f"{counts.written} predictions in {out}{together}")
             _tell_foreign(counts.foreign)
             if counts.failed:

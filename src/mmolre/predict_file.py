@@ -12,9 +12,9 @@ from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import iter_manifest
 from mmolre.data.surroundings import surrounded
 from mmolre.errors import UserError
-from mmolre.evaluate.context import Recordings
+from mmolre.evaluate.together import Together
 from mmolre.files import refuse_inputs, replacing
-from mmolre.predictor import CHUNK, Prediction, Predictor, context_values
+from mmolre.predictor import CHUNK, Prediction, Predictor
 from mmolre.schema import Utterance
 
 KEPT_EXAMPLES = 5
@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     Attributes:
         written: lines.
         failed: rows that could not be read; ``errors`` lists them, ``examples`` are the first few.
-        together: of those written, the ones read with the rest of their recording.
+        together: of those written, the ones read with the others of their recording or speaker.
         foreign: the language that the first texts seem to be in, where the model does not read it; else ``None``.
     """
 
@@ -50,8 +50,8 @@ def predict_file(
 
     Writes ``out``, one JSON object a line (:class:`mmolre.Prediction`), and, where rows failed, ``out.errors.jsonl``
     (id, row, reason). Both appear only when all rows are done. A model that reads utterances in the light of their
-    recordings reads all of the manifests' so, wherever they stand; that takes memory for each recording. One that reads
-    what is said around an utterance takes memory for all texts.
+    recordings reads all of the manifests' so, wherever they stand; that takes memory for each recording, and for voices
+    of known speakers 48 bytes each. One that reads what is said around an utterance takes memory for all texts.
 
     Args:
         progress: called with the number of rows done.
@@ -75,9 +75,9 @@ def predict_file(
         results = stack.enter_context(results_path.open("w", encoding="utf-8"))
         problems = stack.enter_context(errors_path.open("w", encoding="utf-8"))
         own = None
-        if predictor.reads_context:
+        if (together := predictor.bundle.decision.together()) is not None:
             beside = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8", dir=out.parent))
-            own = _Own(predictor, beside)
+            own = _Own(predictor, together, beside)
         found = _rows(data, audio_root)
         rows, again = tee(surrounded(list(found)) if predictor.reads_surroundings else found)
         for result, utterance in zip(predictor.predict_many(rows), again, strict=True):
@@ -88,7 +88,7 @@ def predict_file(
             else:
                 written += 1
                 if own is not None:
-                    own.keep(result, utterance.recording)
+                    own.keep(result, utterance)
                 else:
                     results.write(_line(result.to_json()))
             progress(written + failed)
@@ -96,8 +96,8 @@ def predict_file(
             results.write(_line(prediction.to_json()))
     if not failed:
         errors.unlink()
-    together = own.together if own is not None else 0
-    return Counts(written, failed, errors, examples, together, predictor.foreign_language(first))
+    read_with_others = own.together if own is not None else 0
+    return Counts(written, failed, errors, examples, read_with_others, predictor.foreign_language(first))
 
 
 def _rows(data: Sequence[Path], audio_root: Path | None) -> Iterator[Utterance]:
@@ -112,25 +112,25 @@ def _rows(data: Sequence[Path], audio_root: Path | None) -> Iterator[Utterance]:
 
 
 class _Own:
-    """Predictions of each utterance on its own, on the disk until the last of their recordings is known."""
+    """Predictions of each utterance on its own, on the disk until the last that it is read with is known."""
 
-    def __init__(self, predictor: Predictor, file: IO[str]) -> None:
-        self._predictor, self._file = predictor, file
-        self._sums = Recordings()
+    def __init__(self, predictor: Predictor, together: Together, file: IO[str]) -> None:
+        self._predictor, self._together, self._file = predictor, together, file
         self.together = 0
 
-    def keep(self, prediction: Prediction, recording: str | None) -> None:
-        read = self._predictor.bundle.decision.readable_together([tuple(prediction.modalities)], [recording])
-        self.together += read != [None]
-        self._sums.add(read, context_values([prediction]))
-        self._file.write(_line([recording, prediction.to_json()]))
+    def keep(self, prediction: Prediction, utterance: Utterance) -> None:
+        """One more, in the order of the file to be."""
+        recording, speaker = utterance.recording, utterance.speaker
+        self.together += self._predictor.count_in(self._together, [prediction], [recording], [speaker])
+        self._file.write(_line([recording, speaker, prediction.to_json()]))
 
     def in_context(self) -> Iterator[Prediction]:
         """All that was kept, in its order."""
         self._file.seek(0)
         while lines := list(islice(self._file, CHUNK)):
-            recordings, kept = zip(*map(json.loads, lines), strict=True)
-            yield from self._predictor.in_context([Prediction(**p) for p in kept], recordings, self._sums)
+            recordings, speakers, kept = zip(*map(json.loads, lines), strict=True)
+            predictions = [Prediction(**p) for p in kept]
+            yield from self._predictor.in_context(predictions, recordings, speakers, self._together)
 
 
 def _line(content: object) -> str:

@@ -14,7 +14,8 @@ from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow, build_dataset
 from mmolre.encoders.text import TextEncoder
 from mmolre.errors import UserError
-from mmolre.evaluate import context, thresholds
+from mmolre.evaluate import thresholds
+from mmolre.evaluate.together import OnTheirOwn, Together
 from mmolre.inference import RawPredictions, infer
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
 
@@ -96,7 +97,7 @@ class Predictor:
 
     @property
     def reads_context(self) -> bool:
-        """Whether the model reads an utterance also in the light of the others of its recording."""
+        """Whether the model reads an utterance also in the light of the others of its recording or speaker."""
         return self.bundle.decision.context is not None
 
     @property
@@ -123,23 +124,25 @@ class Predictor:
         self,
         predictions: Sequence[Prediction],
         recordings: Sequence[str | None],
-        sums: context.Recordings | None = None,
+        speakers: Sequence[str | None] | None = None,
+        together: Together | None = None,
     ) -> list[Prediction]:
         """Predictions in the light of the others of the same recordings; the same where the model reads no context.
 
         Args:
             predictions: each of an utterance on its own.
             recordings: of each, what it is an utterance of (``Utterance.recording``), None if of nothing.
-            sums: of all utterances of these recordings, where ``predictions`` are some of them only; less those that
-                :meth:`~mmolre.evaluate.decision.Decision.readable_together` leaves out.
+            speakers: of each, who speaks, None if unknown: an utterance with at most one emotion, such as an acted
+                voice, is read in the light of its speaker's others in the recording instead.
+            together: all utterances, counted in (:meth:`count_in`), where ``predictions`` are some of them only.
         """
-        read = self.bundle.decision.context
-        if read is None or not predictions:
+        together, counted = together or self.bundle.decision.together(), together is not None
+        if together is None or not predictions:
             return list(predictions)
-        own = context_values(predictions)
-        recordings = self.bundle.decision.readable_together([tuple(p.modalities) for p in predictions], recordings)
-        others = context.others_of(recordings, own) if sums is None else sums.others(recordings, own)
-        sentiment, probabilities = context.outputs(read.apply(own, others))
+        own = _on_their_own(predictions, recordings, speakers)
+        if not counted:
+            together.add(own)
+        sentiment, probabilities = together.read(own)
         limits = self.bundle.decision.for_rows([tuple(p.modalities) for p in predictions], together=True)
         return [
             replace(
@@ -149,6 +152,16 @@ class Predictor:
             )
             for i, p in enumerate(predictions)
         ]
+
+    def count_in(
+        self,
+        together: Together,
+        predictions: Sequence[Prediction],
+        recordings: Sequence[str | None],
+        speakers: Sequence[str | None] | None = None,
+    ) -> int:
+        """Add to what :meth:`in_context` reads of all; how many of these have others to be read with."""
+        return together.add(_on_their_own(predictions, recordings, speakers))
 
     def predict_features(
         self, ids: Sequence[str], arrays: Sequence[Mapping[str, np.ndarray]], truncated: Sequence[bool]
@@ -214,11 +227,13 @@ def _clip(sentiment: float) -> float:
     return round(min(max(float(sentiment), low), high), 4)
 
 
-def context_values(predictions: Sequence[Prediction]) -> NDArray[np.float64]:
-    """(n, 7) as :mod:`mmolre.evaluate.context` reads them; NaN without the task."""
+def _on_their_own(
+    predictions: Sequence[Prediction], recordings: Sequence[str | None], speakers: Sequence[str | None] | None
+) -> OnTheirOwn:
     sentiment = np.array([np.nan if p.sentiment is None else p.sentiment for p in predictions])
     emotions = np.array([[p.emotions.get(name, np.nan) for name in EMOTIONS] for p in predictions])
-    return context.values(sentiment, emotions)
+    modalities = [tuple(p.modalities) for p in predictions]
+    return OnTheirOwn(modalities, recordings, speakers or [None] * len(modalities), sentiment, emotions)
 
 
 def _told(probabilities_1e: NDArray[np.float64], limits: thresholds.EmotionThresholds) -> dict[str, Any]:

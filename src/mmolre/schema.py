@@ -59,7 +59,7 @@ class Utterance:
         start, end: seconds. Where ``cut`` is true they cut the utterance out of ``audio``; else information only.
         cut: whether ``start``/``end`` are to be applied to ``audio``.
         split: one of :data:`SPLITS`.
-        speaker, video_id: for grouping; never model inputs.
+        speaker, video_id: whose, and of which recording; never model inputs: they say what is read together.
         sentiment: in [-3, 3].
         emotions: six intensities in [0, 3] in the order of :data:`EMOTIONS`, each ``None`` where unlabelled.
         features: name -> file of ready-made features (:mod:`mmolre.data.feature_file`); one mapping for a whole

@@ -14,7 +14,7 @@ Columns (all others are ignored; one that looks like a misspelt column is warned
 - ``split``: train, valid or test (also training, val, dev, validation), or blank.
 - ``sentiment`` in [-3, 3]; ``happy``, ``sad``, ``anger``, ``surprise``, ``disgust``, ``fear`` in [0, 3].
   Blank (also nan, null, none, na) is *not labelled*, never 0.
-- ``speaker``: for grouping.
+- ``speaker``: for grouping, and for reading a speaker's voices together.
 
 The sidecar of ``m.csv`` is ``m.csv.json``, :mod:`mmolre.data.manifest_sidecar`: where the audio lies if elsewhere than
 the manifest, and the files of ready-made features.

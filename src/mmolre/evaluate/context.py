@@ -67,7 +67,7 @@ class Recordings:
         return Others(count / (count + SHRINK), mean)
 
 
-def others_of(recordings: Sequence[str | None], values_nv: NDArray[np.float64]) -> Others:
+def _others_of(recordings: Sequence[str | None], values_nv: NDArray[np.float64]) -> Others:
     """:meth:`Recordings.others` of utterances that are all there is of their recordings."""
     sums = Recordings()
     sums.add(recordings, values_nv)
@@ -136,7 +136,7 @@ def fit_context(
         recordings: n; None = of none.
         sentiment, emotions: (n,), (n, 6) labels; NaN = unlabelled.
     """
-    features = _features(values_nv, others_of(recordings, values_nv))
+    features = _features(values_nv, _others_of(recordings, values_nv))
     weights = []
     for v, truth in enumerate([sentiment, *emotions.T]):
         rows = ~np.isnan(truth) & ~np.isnan(values_nv[:, v])

@@ -9,13 +9,15 @@ from numpy.typing import NDArray
 
 from mmolre.evaluate.anchor import Anchor, fit_anchors
 from mmolre.evaluate.calibration import Calibration, combine, fit_calibration, fit_exclusive, sigmoid
-from mmolre.evaluate.context import Context, fit_context, others_of, outputs, values
+from mmolre.evaluate.context import Context, fit_context, values
+from mmolre.evaluate.speaker import Speakers, fit_speakers, logits_of
 from mmolre.evaluate.thresholds import (
     EmotionThresholds,
     fit_thresholds,
     modality_key,
     thresholds_for,
 )
+from mmolre.evaluate.together import OnTheirOwn, Together
 from mmolre.inference import RawPredictions
 
 
@@ -29,8 +31,9 @@ class Decision:
         calibration: set of modalities -> Platt scaling, or the temperature of a softmax.
         thresholds: set of modalities -> thresholds on the calibrated probabilities.
         anchors: set of several modalities -> how far its fused sentiment is trusted; wholly where it is not named.
-        context: how the other utterances of a recording are read with each; see :meth:`readable_together`.
+        context: how the other utterances of a recording are read with each.
         context_thresholds: as ``thresholds``, on the probabilities that it gives.
+        speakers: set of modalities that holds at most one emotion -> how the utterances of a speaker are read together.
     """
 
     late: bool
@@ -39,6 +42,7 @@ class Decision:
     anchors: dict[str, Anchor] = field(default_factory=dict)
     context: Context | None = None
     context_thresholds: dict[str, EmotionThresholds] = field(default_factory=dict)
+    speakers: dict[str, Speakers] = field(default_factory=dict)
 
     @classmethod
     def fit(
@@ -50,6 +54,7 @@ class Decision:
         sentiment: NDArray | None = None,
         anchored: bool = False,
         recordings: Sequence[str | None] | None = None,
+        speakers: Sequence[str | None] | None = None,
         exclusive: Sequence[str] = (),
     ) -> Self:
         """Fit calibration and thresholds.
@@ -61,6 +66,7 @@ class Decision:
             sentiment: (n,) labels there, NaN = unlabelled; for what follows.
             anchored: whether the fused sentiment is to be anchored.
             recordings: n, what each is an utterance of, if they are to be read together.
+            speakers: n, whose; for those with at most one emotion.
             exclusive: sets of modalities whose utterances hold at most one emotion, or none, whose logit is 0 (as
                 :func:`mmolre.train.objective.emotion_loss` has it): calibrated as a softmax of these seven, and ``top``
                 is the likeliest of them; no limit fitted to valid, where such voices are few, comes between.
@@ -100,16 +106,26 @@ class Decision:
         if recordings is None:
             return cls(late, calibration, thresholds, anchors)
         on_its_own = cls(late, calibration, {}, anchors)
-        own = values(*on_its_own.read(raw))
-        recordings = on_its_own.readable_together(raw.modalities, recordings)
-        together = cls(late, calibration, {}, anchors, fit_context(own, recordings, sentiment, emotions))
-        _, probabilities = together.read(raw, recordings)
+        sentiment_alone, emotions_alone = on_its_own.read(raw)
+        speakers = speakers or [None] * len(recordings)
+        by_speaker = {}
+        for key in set(exclusive) & set(sets):
+            rows = sets[key]
+            keys = [None if speakers[i] is None else (recordings[i], speakers[i]) for i in rows]
+            found = fit_speakers(logits_of(emotions_alone[rows]), keys, emotions[rows])
+            by_speaker |= {key: found} if found is not None else {}
+        shared = [None if modality_key(m) in exclusive else r for m, r in zip(raw.modalities, recordings, strict=True)]
+        context = fit_context(values(sentiment_alone, emotions_alone), shared, sentiment, emotions)
+        together = cls(late, calibration, {}, anchors, context, {}, by_speaker)
+        _, probabilities = together.read(raw, recordings, speakers)
         in_context = {
             key: limits(key, probabilities[rows], emotions[rows])
             for key, rows in sets.items()
-            if key not in exclusive and labelled[rows].any() and not np.isnan(probabilities[rows]).any()
+            if (key not in exclusive or key in by_speaker)
+            and labelled[rows].any()
+            and not np.isnan(probabilities[rows]).any()
         }
-        return cls(late, calibration, thresholds, anchors, together.context, thresholds | in_context)
+        return cls(late, calibration, thresholds, anchors, context, thresholds | in_context, by_speaker)
 
     @property
     def needs_each_alone(self) -> bool:
@@ -117,33 +133,31 @@ class Decision:
         return self.late or bool(self.anchors)
 
     def read(
-        self, raw: RawPredictions, recordings: Sequence[str | None] | None = None
+        self,
+        raw: RawPredictions,
+        recordings: Sequence[str | None] | None = None,
+        speakers: Sequence[str | None] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """(n,) sentiment, not clipped, and (n, 6) calibrated probabilities; NaN where the model lacks the task.
 
         Args:
             recordings: n, what each is an utterance of; without them each is read on its own.
+            speakers: n, whose; None = unknown.
         """
         own = self.sentiment(raw), self.probabilities(raw)
-        if self.context is None or recordings is None:
+        together = self.together()
+        if together is None or recordings is None:
             return own
-        of_each = values(*own)
-        others = others_of(self.readable_together(raw.modalities, recordings), of_each)
-        return outputs(self.context.apply(of_each, others))
+        on_their_own = OnTheirOwn(raw.modalities, recordings, speakers or [None] * len(recordings), *own)
+        together.add(on_their_own)
+        return together.read(on_their_own)
 
-    def readable_together(
-        self, modalities: Sequence[tuple[str, ...]], recordings: Sequence[str | None]
-    ) -> list[str | None]:
-        """The recordings, and None for utterances that are neither read with the others of theirs nor with others.
-
-        Those are the ones with at most one emotion, such as acted voices: their probabilities come to 1 with that of
-        none, which shifting each by itself would break.
-        """
-        alone = {key for key, calibration in self.calibration.items() if calibration.exclusive}
-        return [
-            None if modality_key(row) in alone else recording
-            for row, recording in zip(modalities, recordings, strict=True)
-        ]
+    def together(self) -> Together | None:
+        """An empty collection of utterances to read with each other; ``None`` if each is read on its own."""
+        if self.context is None:
+            return None
+        exclusive = frozenset(key for key, calibration in self.calibration.items() if calibration.exclusive)
+        return Together(self.context, self.speakers, exclusive)
 
     def sentiment(self, raw: RawPredictions) -> NDArray[np.float64]:
         """(n,) sentiment of each on its own, not clipped; NaN where the model has no such task."""
@@ -173,7 +187,7 @@ class Decision:
         return self.calibration.get(key, Calibration()).logits(logits)
 
     def limits(self, *, together: bool) -> dict[str, EmotionThresholds]:
-        """Set of modalities -> thresholds, for utterances read together with their recordings or each on its own."""
+        """Set of modalities -> thresholds, for utterances read with others or each on its own."""
         return self.context_thresholds if together and self.context is not None else self.thresholds
 
     def for_rows(self, modalities: Sequence[tuple[str, ...]], *, together: bool = False) -> list[EmotionThresholds]:
@@ -186,6 +200,8 @@ class Decision:
         if self.context is not None:
             limits = {key: t.to_json() for key, t in self.context_thresholds.items()}
             context = {"context": self.context.to_json(), "context_thresholds": limits}
+        if self.speakers:
+            context |= {"speakers": {key: found.to_json() for key, found in self.speakers.items()}}
         return {
             "emotion_fusion": "late" if self.late else "fused",
             "calibration": {key: c.to_json() for key, c in self.calibration.items()},
@@ -207,6 +223,7 @@ class Decision:
             {key: Anchor(str(a["modality"]), float(a["weight"])) for key, a in data.get("anchors", {}).items()},
             Context.from_json(data["context"]) if "context" in data else None,
             {key: EmotionThresholds.from_json(t) for key, t in data.get("context_thresholds", {}).items()},
+            {key: Speakers.from_json(found) for key, found in data.get("speakers", {}).items()},
         )
 
 

@@ -25,7 +25,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         metrics: nested, of :func:`mmolre.evaluate.report.evaluate_predictions`; of a model that reads utterances in
-            the light of their recordings also ``on_its_own``: {task: metrics of each utterance read on its own}.
+            the light of others also ``on_its_own``: {task: metrics of each utterance read on its own}.
         failed: rows that could not be used.
         utterances: n, those predicted; ``modalities``: which were read of each.
         sentiment: (n,), NaN without that task; ``emotions``: (n, 6) calibrated probabilities, likewise.
@@ -107,7 +107,8 @@ def evaluate_on(
             train_sentiment_median=bundle.about.get("train_sentiment_median"),
         )
 
-    predicted, probabilities = bundle.decision.read(raw, [u.recording for u in dataset.utterances])
+    recordings, speakers = ([getattr(u, key) for u in dataset.utterances] for key in ("recording", "speaker"))
+    predicted, probabilities = bundle.decision.read(raw, recordings, speakers)
     metrics = scored(predicted, probabilities, together=True)
     if bundle.decision.context is not None:
         own = scored(*bundle.decision.read(raw), together=False)

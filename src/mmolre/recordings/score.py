@@ -167,7 +167,8 @@ def _in_context(predictor: Predictor, moments: list[Moment]) -> list[Moment]:
         read = [name for name, alone in (("text", m.words), ("audio", m.voice)) if alone]
         own.append(Prediction(str(i), m.sentiment, m.emotions, m.present, m.top, read, m.truncated))
     done = list(moments)
-    for i, prediction in zip(rows, predictor.in_context(own, ["recording"] * len(own)), strict=True):
+    together = predictor.in_context(own, ["recording"] * len(own), [moments[i].speaker for i in rows])
+    for i, prediction in zip(rows, together, strict=True):
         done[i] = _with(predictor, moments[i], prediction)
     return done
 

@@ -240,7 +240,8 @@ class Recipe(_Part):
         sentiment_fusion: how it gets its sentiment: ``fused``, or ``anchored``: pulled toward that of the best modality
             alone, as far as valid says (:mod:`mmolre.evaluate.anchor`); where few utterances have both.
         context: ``recording``: an utterance is also read in the light of the others of its recording
-            (:mod:`mmolre.evaluate.context`); ``none``: each on its own. Learning is the same.
+            (:mod:`mmolre.evaluate.context`), one with at most one emotion (``objective.exclusive``) in that of its
+            speaker's (:mod:`mmolre.evaluate.speaker`); ``none``: each on its own. Learning is the same.
         start_from: a run's folder, a model's folder, a hub id or ``shipped``, whose weights are the first ones, as far
             as the two models have them in common; for a small corpus, or an encoder that adapts to what is learned
             already.

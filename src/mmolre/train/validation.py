@@ -61,6 +61,7 @@ class Validator:
         raw = infer(model, self.rows.arrays, each_alone=each_alone)
         sentiment, emotions = self.truths
         recordings = [u.recording for u in self.rows.utterances] if self.recipe.context == "recording" else None
+        speakers = [u.speaker for u in self.rows.utterances]
         decision = Decision.fit(
             raw,
             emotions,
@@ -68,9 +69,10 @@ class Validator:
             sentiment=sentiment,
             anchored=anchored,
             recordings=recordings,
+            speakers=speakers,
             exclusive=self.recipe.objective.exclusive,
         )
-        predicted, probabilities = decision.read(raw, recordings)
+        predicted, probabilities = decision.read(raw, recordings, speakers)
         metrics = evaluate_predictions(
             sentiment_pred=predicted,
             sentiment_truth=sentiment,

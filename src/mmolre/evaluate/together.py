@@ -1,0 +1,81 @@
+"""Utterances that are read with others: collected until all are known, in whatever order and pieces they come."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmolre.evaluate.context import Context, Recordings, outputs, values
+from mmolre.evaluate.speaker import Speakers, logits_of, probabilities_of
+from mmolre.evaluate.thresholds import modality_key
+
+Speaker = tuple[str | None, str]
+"""Recording and name: "A" of one call is not "A" of the next."""
+
+
+class OnTheirOwn(NamedTuple):
+    """Of n utterances, what is predicted of each on its own, and what it is one of.
+
+    Attributes:
+        modalities: what was read.
+        recordings, speakers: None = of none, unknown.
+        sentiment, probabilities: (n,), (n, 6); NaN without the task.
+    """
+
+    modalities: Sequence[tuple[str, ...]]
+    recordings: Sequence[str | None]
+    speakers: Sequence[str | None]
+    sentiment: NDArray[np.float64]
+    probabilities: NDArray[np.float64]
+
+
+class Together:
+    """Utterances, and how they are read with each other.
+
+    One that may have several emotions is read in the light of the others of its recording
+    (:mod:`mmolre.evaluate.context`); one with at most one, of its speaker's (:mod:`mmolre.evaluate.speaker`): their
+    probabilities come to 1 with that of none, which shifting each by itself would break.
+    """
+
+    def __init__(self, context: Context, speakers: Mapping[str, Speakers], exclusive: frozenset[str]) -> None:
+        """Begin with none; ``exclusive``: the sets of modalities that hold at most one emotion."""
+        self._context, self._speakers, self._exclusive = context, speakers, exclusive
+        self._sums = Recordings()
+        self._logits: dict[tuple[str, Speaker], list[NDArray[np.float64]]] = {}
+        self._shifts: dict[tuple[str, Speaker], NDArray[np.float64]] = {}
+
+    def add(self, own: OnTheirOwn) -> int:
+        """Count utterances in; how many of them are of a recording or a speaker with whose others they are read."""
+        within, by = self._of(own)
+        self._sums.add(within, values(own.sentiment, own.probabilities))
+        for i, key in enumerate(by):
+            if key is not None:
+                self._logits.setdefault(key, []).append(logits_of(own.probabilities[i : i + 1]))
+                self._shifts.pop(key, None)
+        return sum(a is not None or b is not None for a, b in zip(within, by, strict=True))
+
+    def read(self, own: OnTheirOwn) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Some of those that were counted in, in the light of all: sentiment, not clipped, and probabilities."""
+        within, by = self._of(own)
+        alone = values(own.sentiment, own.probabilities)
+        sentiment, read = outputs(self._context.apply(alone, self._sums.others(within, alone)))
+        for i, key in enumerate(by):
+            if key is not None and (shift := self._shift(key)).any():
+                read[i] = probabilities_of(logits_of(own.probabilities[i : i + 1]) - shift)
+        return sentiment, read
+
+    def _of(self, own: OnTheirOwn) -> tuple[list[str | None], list[tuple[str, Speaker] | None]]:
+        """Of each, what it is read with: the recording, or the speaker and what is read of him; or neither."""
+        within: list[str | None] = []
+        by: list[tuple[str, Speaker] | None] = []
+        for row, recording, speaker in zip(own.modalities, own.recordings, own.speakers, strict=True):
+            key = modality_key(row)
+            within.append(None if key in self._exclusive else recording)
+            by.append((key, (recording, speaker)) if key in self._speakers and speaker is not None else None)
+        return within, by
+
+    def _shift(self, key: tuple[str, Speaker]) -> NDArray[np.float64]:
+        if key not in self._shifts:
+            self._shifts[key] = self._speakers[key[0]].shift(np.concatenate(self._logits[key]))
+        return self._shifts[key]
