@@ -27,6 +27,7 @@ from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifest
 from mmolre.encoders.audio import AudioEncoder
 from mmolre.encoders.weights import home
+from mmolre.errors import UserError
 from mmolre.experiments.crossvalidate import FOLD, deal
 from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, Utterance
@@ -75,7 +76,7 @@ def write_said(utterances: Sequence[Utterance], out: Path) -> None:
     known = [(u, emotion_of(u)) for u in utterances if u.split == "train" and u.audio and u.speaker]
     rows, y = [u for u, e in known if e is not None], np.array([e for _, e in known if e is not None])
     if len({u.speaker for u in rows}) < 2:
-        raise SystemExit("at least two speakers are needed among the training rows")
+        raise UserError(f"{out}: at least two speakers are needed among the training rows that it is made of")
     x = statistics(rows, FeatureCache(home() / "features"))
     found = said_by_strangers(x, y, np.array([u.speaker for u in rows]))
     lines = [
@@ -93,14 +94,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file; with {fold} where there are --folds")
     parser.add_argument("--folds", type=int, help="of mmolre crossvalidate --by speaker")
     options = parser.parse_args()
-    utterances = read_manifest(options.manifest)
-    if not options.folds:
-        write_said(utterances, options.out)
+    try:
+        make(options.manifest, options.out, options.folds)
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+
+
+def make(manifest: Path, out: Path, folds: int | None) -> None:
+    """One file, or one for each fold.
+
+    Raises:
+        UserError: a bad manifest, too few speakers, or ``out`` names no fold.
+    """
+    utterances = read_manifest(manifest)
+    if not folds:
+        write_said(utterances, out)
         return
-    if FOLD not in str(options.out):
-        raise SystemExit(f"--out {options.out}: with --folds it needs {FOLD} in it, for the number of the fold")
-    for number, fold in enumerate(deal(utterances, "speaker", options.folds), 1):
-        write_said(fold.learned, Path(str(options.out).replace(FOLD, str(number))))
+    if FOLD not in str(out):
+        raise UserError(f"--out {out}: with --folds it needs {FOLD} in it, for the number of the fold")
+    for number, fold in enumerate(deal(utterances, "speaker", folds), 1):
+        write_said(fold.learned, Path(str(out).replace(FOLD, str(number))))
 
 
 if __name__ == "__main__":

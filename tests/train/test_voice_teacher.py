@@ -84,8 +84,12 @@ def test_a_file_for_each_fold_of_what_it_learns_alone(manifest, tmp_path, monkey
         assert [json.loads(line)["id"] for line in lines] == [u.id for u in fold.learned if u.split == "train"]
 
 
-def test_folds_would_overwrite_one_file(manifest, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["", "m.csv", "--folds", "3", "--out", str(tmp_path / "said.jsonl")])
-    with pytest.raises(SystemExit, match=r"needs \{fold\} in it"):
+@pytest.mark.parametrize(
+    ("folds", "out", "reason"),
+    [("3", "said.jsonl", r"needs \{fold\} in it"), ("9", "said-{fold}.jsonl", "^--folds 9: 4 speakers are too few")],
+)
+def test_what_is_wrong_with_the_folds_is_said_in_a_line(manifest, tmp_path, monkeypatch, folds, out, reason):
+    monkeypatch.setattr(sys, "argv", ["", "m.csv", "--folds", folds, "--out", str(tmp_path / out)])
+    with pytest.raises(SystemExit, match=reason):
         script.main()
     assert not list(tmp_path.glob("*.jsonl"))
