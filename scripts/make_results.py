@@ -48,8 +48,9 @@ says for which; that context helps was first seen on valid and test together, so
 it). Mean ± standard deviation over seeds where there are several. MAE and Corr as they are, the rest in percent. The
 metrics are defined in `src/mmolre/evaluate/`. Rows in italics are trivial predictors: a model that is not clearly above
 them has learned nothing. Where a row is *without `context`*, the model reads an utterance also in the light of what it
-says of the others of its video ([how](method.md#the-rest-of-the-recording)); that row is the same model without them,
-which is what to compare with the figures of others. `mosei-surrounded` reads the words of its neighbours as well, in
+says of the others of its video ([how](method.md#the-rest-of-the-recording)) or, of acted voices, of its speaker
+([how](method.md#the-speakers-other-utterances)); that row is the same model without them, which is what to compare with
+the figures of others. `mosei-surrounded` reads the words of its neighbours as well, in
 every row. What was tried and did not help is in [the log](log.md).
 
 In short, of the paper's claims: **no design of the middle, MMoLRE's included, is better than plain hard sharing beyond
@@ -124,9 +125,11 @@ def section(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
     note = NOTES / f"{recipe}.md"
     if note.exists():
         lines += [note.read_text().strip(), ""]
-    for name in first["metrics"]:
-        metrics = [run["metrics"][name] for run in runs if name in run["metrics"]]
-        lines += [f"### {recipe}: {name} ({metrics[0]['n']:,} utterances)", ""]
+    for name in dict.fromkeys(name for run in runs for name in run["metrics"]):
+        of = [run for run in runs if name in run["metrics"]]
+        metrics = [run["metrics"][name] for run in of]
+        only = "" if len(of) == len(runs) else f"; seed {', '.join(str(run['seed']) for run in of)} alone"
+        lines += [f"### {recipe}: {name} ({metrics[0]['n']:,} utterances{only})", ""]
         for task, names in (("sentiment", SENTIMENT), ("emotion", EMOTION)):
             if task in metrics[0]:
                 lines += table(task, names, metrics)
