@@ -187,6 +187,20 @@ def test_each_is_read_by_who_has_not_learned_it(videos, recipe, tmp_path, monkey
     assert (tmp_path / "taught/fold-1/taught.safetensors").exists()
 
 
+def test_in_context_each_on_its_own_is_scored_too(videos, recipe, tmp_path):
+    together, _ = crossvalidate(
+        recipe.model_copy(update={"context": "recording"}), Where([videos], tmp_path / "a"), by="recording", folds=3
+    )
+    alone, _ = crossvalidate(recipe, Where([videos], tmp_path / "b"), by="recording", folds=3)
+    assert "on_its_own" not in alone
+    assert together["on_its_own"] == alone["metrics"]
+    assert together["metrics"] != alone["metrics"]
+    lines = result_table(together).splitlines()
+    half = lines.index("each utterance on its own:")
+    assert lines[half + 1 :] == result_table(alone).splitlines()[4:]
+    assert max(map(len, lines)) <= 80
+
+
 def test_stopped_and_going_on(videos, recipe, tmp_path):
     where = Where([videos], tmp_path / "out")
     left = iter([False] * 4 + [True])

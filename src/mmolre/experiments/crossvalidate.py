@@ -17,7 +17,7 @@ import numpy as np
 from mmolre.bundle import MODEL_FOLDER, load_bundle
 from mmolre.data.manifest import read_manifests
 from mmolre.errors import UserError
-from mmolre.evaluate.report import PRIMARY, best_trivial, direction
+from mmolre.evaluate.report import ON_ITS_OWN, PRIMARY, best_trivial, direction
 from mmolre.evaluate.run import Evaluation, evaluate_on
 from mmolre.experiments.runs import Where, claim
 from mmolre.experiments.table import over_seeds, write_json
@@ -186,6 +186,9 @@ def crossvalidate(
         "metrics": _over_folds([of.metrics for of in scored]),
         "versions": versions(where.device),
     }
+    if all(ON_ITS_OWN in of.metrics for of in scored):
+        alone = [{"trivial": of.metrics["trivial"]} | of.metrics[ON_ITS_OWN] for of in scored]
+        content[ON_ITS_OWN] = _over_folds(alone)
     write_json(where.out / RESULT_FILE, content)
     return CrossValidated(content, failed)
 
@@ -199,14 +202,22 @@ def result_table(content: Mapping[str, Any]) -> str:
         "",
         f"{'':<22}{'':<2}{'mean':>10}{'sd':>10}{'worst':>10}{'best':>10}{'trivial':>10}",
     ]
-    for key in (key for key in SHOWN if key in content["metrics"]):
-        of, lower = content["metrics"][key], direction(key) == "min"
+    lines += _rows(content["metrics"])
+    if ON_ITS_OWN in content:
+        lines += ["", "each utterance on its own:", *_rows(content[ON_ITS_OWN])]
+    return "\n".join(lines)
+
+
+def _rows(metrics: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for key in (key for key in SHOWN if key in metrics):
+        of, lower = metrics[key], direction(key) == "min"
         low, high = min(of["values"]), max(of["values"])
         ends = (high, low) if lower else (low, high)
         columns = (of["mean"], of["sd"], *ends, of["trivial"])
         shown = "".join(f"{'–' if x is None or np.isnan(x) else f'{x:.4f}':>10}" for x in columns)
         lines.append(f"{key:<22}{'↓' if lower else '↑':<2}{shown}")
-    return "\n".join(lines)
+    return lines
 
 
 def _group(utterance: Utterance, by: By) -> Group:
