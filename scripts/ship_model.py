@@ -55,7 +55,8 @@ sentiment), MELD (text; one emotion or none, and which lines are neutral) and RA
 Sentiment: MAE, Pearson correlation, accuracy of the sign (zeros left out). Emotions: mean weighted accuracy, micro-F1,
 macro-F1, mean AUC, and how often `top` is right where at most one emotion is present. In brackets the best trivial
 predictor. Where a manifest names the recordings (CMU-MOSEI's and CMU-MOSI's videos), an utterance is read in the light
-of the others of its recording; figures of each on its own are in docs/results.md. They were made with texts cut at 128
+of the others of its recording; figures of each on its own are in docs/results.md. A voice is read less what is common
+to its speaker's, where the manifest names speakers (*by speaker*). They were made with texts cut at 128
 tokens, as few are longer; this model reads as many as its encoder does.
 
 ## Calibration and uncertainty

@@ -1,0 +1,44 @@
+"""Let the model that comes with the package read voices by speaker, as a run of its recipe for voices has fitted it.
+
+    mmolre train recipes/everyday-voices.yaml --data MOSI/manifest.csv --data RAVDESS/manifest.csv \\
+        --set "teachers=[said.jsonl]" --set start_from=shipped --out runs/voices
+    python scripts/ship_speakers.py runs/voices
+
+For a model that has learned the speakers of valid itself (refit): what it says of them would tell too much. The
+weights, and how an utterance is read on its own, stay as they are.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle
+from mmolre.evaluate.decision import Decision
+from mmolre.files import write_text
+
+
+def with_speakers(shipped: Decision, fitted: Decision) -> Decision:
+    """The first, with what the second knows of speakers, and its thresholds for what is read so."""
+    thresholds = {key: fitted.context_thresholds[key] for key in fitted.speakers}
+    return replace(shipped, speakers=fitted.speakers, context_thresholds=dict(shipped.context_thresholds) | thresholds)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    options = parser.parse_args()
+    fitted = load_bundle(options.run).decision
+    if not fitted.speakers:
+        raise SystemExit(
+            f"{options.run} knows nothing of speakers: has its recipe context: recording, and its valid voices?"
+        )
+    path = SHIPPED / PIPELINE_FILE
+    content = json.loads(path.read_text())
+    content["decision"] = with_speakers(Decision.from_json(content["decision"]), fitted).to_json()
+    write_text(path, json.dumps(content, indent=2) + "\n")
+    print(f"{path}: read by speaker: {', '.join(fitted.speakers)}")
+
+
+if __name__ == "__main__":
+    main()
