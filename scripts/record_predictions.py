@@ -41,7 +41,8 @@ def record(run: Path, data: Path, splits: list[str], results: Path = RESULTS) ->
         if isinstance(result, FailedRow):
             raise SystemExit(f"{result.row} could not be predicted: {result.reason}")
         predictions.append(result)
-    together = predictor.in_context(predictions, [u.recording for u in utterances])
+    recordings, speakers = ([getattr(u, key) for u in utterances] for key in ("recording", "speaker"))
+    together = predictor.in_context(predictions, recordings, speakers)
     rows = [kept(prediction.to_json()) for prediction in together]
     recipe = read_recipe(run)
     target = results / recipe.title / f"predictions-seed{recipe.seed}.jsonl"

@@ -19,9 +19,16 @@ from mmolre.files import write_text
 
 
 def with_speakers(shipped: Decision, fitted: Decision) -> Decision:
-    """The first, with what the second knows of speakers, and its thresholds for what is read so."""
-    thresholds = {key: fitted.context_thresholds[key] for key in fitted.speakers}
-    return replace(shipped, speakers=fitted.speakers, context_thresholds=dict(shipped.context_thresholds) | thresholds)
+    """The first, with what the second knows of speakers.
+
+    Raises:
+        SystemExit: the second knows nothing of them, or the first reads each utterance on its own.
+    """
+    if not fitted.speakers:
+        raise SystemExit("the run knows nothing of speakers: has its recipe context: recording, and its valid voices?")
+    if shipped.context is None:
+        raise SystemExit("the shipped model reads each utterance on its own")
+    return replace(shipped, speakers=fitted.speakers)
 
 
 def main() -> None:
@@ -29,10 +36,6 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     options = parser.parse_args()
     fitted = load_bundle(options.run).decision
-    if not fitted.speakers:
-        raise SystemExit(
-            f"{options.run} knows nothing of speakers: has its recipe context: recording, and its valid voices?"
-        )
     path = SHIPPED / PIPELINE_FILE
     content = json.loads(path.read_text())
     content["decision"] = with_speakers(Decision.from_json(content["decision"]), fitted).to_json()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import mmolre
 from mmolre.evaluate.decision import Decision
@@ -17,13 +18,14 @@ script = load_file(Path(__file__).parents[1] / "scripts" / "ship_speakers.py")
 def test_only_what_is_read_by_speaker_changes():
     shipped = mmolre.load().bundle.decision
     speakers = {"audio": Speakers.from_json({"means": np.ones((7, 6)).tolist(), "within": np.eye(6).tolist()})}
-    limits = replace(shipped.thresholds["audio"], micro_f1=0.123)
-    others = {key: replace(t, micro_f1=0.9) for key, t in shipped.context_thresholds.items()}
-    fitted = Decision(False, {}, {}, speakers=speakers, context_thresholds=others | {"audio": limits})
+    fitted = Decision(False, {}, {}, speakers=speakers)
     found = script.with_speakers(shipped, fitted)
     assert found.speakers == speakers
-    assert found.context_thresholds == shipped.context_thresholds | {"audio": limits}
-    assert replace(found, speakers={}, context_thresholds={}) == replace(shipped, speakers={}, context_thresholds={})
+    assert replace(found, speakers=shipped.speakers) == shipped
+    with pytest.raises(SystemExit, match="knows nothing of speakers"):
+        script.with_speakers(shipped, Decision(False, {}, {}))
+    with pytest.raises(SystemExit, match="each utterance on its own"):
+        script.with_speakers(replace(shipped, context=None), fitted)
 
 
 def test_the_shipped_model_reads_voices_by_speaker():

@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     Attributes:
         written: lines.
         failed: rows that could not be read; ``errors`` lists them, ``examples`` are the first few.
-        together: of those written, the ones read with the others of their recording or speaker.
+        together: of those written, the ones that are of a recording or speaker with whose others they are read.
         foreign: the language that the first texts seem to be in, where the model does not read it; else ``None``.
     """
 
@@ -51,7 +51,7 @@ def predict_file(
     Writes ``out``, one JSON object a line (:class:`mmolre.Prediction`), and, where rows failed, ``out.errors.jsonl``
     (id, row, reason). Both appear only when all rows are done. A model that reads utterances in the light of their
     recordings reads all of the manifests' so, wherever they stand; that takes memory for each recording, and for voices
-    of known speakers 48 bytes each. One that reads what is said around an utterance takes memory for all texts.
+    of known speakers some 200 bytes each. One that reads what is said around an utterance takes memory for all texts.
 
     Args:
         progress: called with the number of rows done.

@@ -127,13 +127,13 @@ class Predictor:
         speakers: Sequence[str | None] | None = None,
         together: Together | None = None,
     ) -> list[Prediction]:
-        """Predictions in the light of the others of the same recordings; the same where the model reads no context.
+        """Predictions in the light of others of the same recording or speaker; as they are where the model reads none.
 
         Args:
             predictions: each of an utterance on its own.
             recordings: of each, what it is an utterance of (``Utterance.recording``), None if of nothing.
             speakers: of each, who speaks, None if unknown: an utterance with at most one emotion, such as an acted
-                voice, is read in the light of its speaker's others in the recording instead.
+                voice, is read in the light of its speaker's others in the recording instead; of all of them if of none.
             together: all utterances, counted in (:meth:`count_in`), where ``predictions`` are some of them only.
         """
         together, counted = together or self.bundle.decision.together(), together is not None
@@ -160,7 +160,11 @@ class Predictor:
         recordings: Sequence[str | None],
         speakers: Sequence[str | None] | None = None,
     ) -> int:
-        """Add to what :meth:`in_context` reads of all; how many of these have others to be read with."""
+        """Add to what :meth:`in_context` reads of all; arguments as there.
+
+        Returns:
+            how many of these are of a recording or speaker with whose others they are read.
+        """
         return together.add(_on_their_own(predictions, recordings, speakers))
 
     def predict_features(

@@ -147,6 +147,7 @@ def test_json():
         good | {"within": uneven.tolist()},
         good | {"means": [[NAN] * E] * CLASSES},
         good | {"within": "x"},
+        good | {"within": np.diag([float("inf")] + [1.0] * (E - 1)).tolist()},
     ):
         with pytest.raises(UserError, match="speakers: not 7 means and a covariance"):
             Speakers.from_json(bad)
@@ -240,7 +241,7 @@ def test_a_decision_by_speaker():
     assert "speakers" not in plain.to_json()
     unknown = Decision.fit(raw(valid), emotions[valid], recordings=none, speakers=none, exclusive=("audio",))
     assert not unknown.speakers
-    assert decision.thresholds["audio"] == plain.thresholds["audio"]
+    assert decision.thresholds["audio"] == decision.context_thresholds["audio"] == plain.thresholds["audio"]
 
     def right(probabilities):
         seven = np.column_stack([probabilities, 1 - probabilities.sum(axis=1)])

@@ -108,22 +108,22 @@ class Decision:
         on_its_own = cls(late, calibration, {}, anchors)
         sentiment_alone, emotions_alone = on_its_own.read(raw)
         speakers = speakers or [None] * len(recordings)
+        # As :meth:`together` has it: a set without labels, or whose logits are a mean, is not known as exclusive.
+        held = {key for key, found in calibration.items() if found.exclusive}
         by_speaker = {}
-        for key in set(exclusive) & set(sets):
+        for key in held & set(sets):
             rows = sets[key]
             keys = [None if speakers[i] is None else (recordings[i], speakers[i]) for i in rows]
             found = fit_speakers(logits_of(emotions_alone[rows]), keys, emotions[rows])
             by_speaker |= {key: found} if found is not None else {}
-        shared = [None if modality_key(m) in exclusive else r for m, r in zip(raw.modalities, recordings, strict=True)]
+        shared = [None if modality_key(m) in held else r for m, r in zip(raw.modalities, recordings, strict=True)]
         context = fit_context(values(sentiment_alone, emotions_alone), shared, sentiment, emotions)
         together = cls(late, calibration, {}, anchors, context, {}, by_speaker)
         _, probabilities = together.read(raw, recordings, speakers)
         in_context = {
             key: limits(key, probabilities[rows], emotions[rows])
             for key, rows in sets.items()
-            if (key not in exclusive or key in by_speaker)
-            and labelled[rows].any()
-            and not np.isnan(probabilities[rows]).any()
+            if key not in held and labelled[rows].any() and not np.isnan(probabilities[rows]).any()
         }
         return cls(late, calibration, thresholds, anchors, context, thresholds | in_context, by_speaker)
 

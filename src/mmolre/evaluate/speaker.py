@@ -90,7 +90,7 @@ class Speakers:
             np.linalg.cholesky(within)  # and so it is positive definite
         except (KeyError, TypeError, ValueError, np.linalg.LinAlgError):
             raise wrong from None
-        fine = means.shape == (CLASSES, E) and within.shape == (E, E) and np.isfinite(means).all()
+        fine = means.shape == (CLASSES, E) and within.shape == (E, E) and np.isfinite(np.vstack([means, within])).all()
         if not fine or not np.array_equal(within, within.T):
             raise wrong
         return cls(tuple(map(tuple, means.tolist())), tuple(map(tuple, within.tolist())))
@@ -125,16 +125,19 @@ def fit_speakers(
     classes = np.where(there.any(axis=1), there.argmax(axis=1), E)
     if np.bincount(classes, minlength=CLASSES).min() < FEWEST_OF_CLASS:
         return None
+    number: dict[Hashable, int] = {}
+    by = np.array([number.setdefault(speakers[row], len(number)) for row in rows])
+    free = len(rows) - len(number) - (CLASSES - 1)
+    if free <= 0:
+        return None
     z = logits_ne[rows]
     means = np.array([z[classes == c].mean(axis=0) for c in range(CLASSES)])
     rest = z - means[classes]
-    by = [speakers[row] for row in rows]
-    for speaker in set(by):
-        own = np.array([other == speaker for other in by])
-        rest[own] -= rest[own].mean(axis=0)
-    free = len(rows) - len(set(by)) - (CLASSES - 1)
+    sums = np.zeros((len(number), E))
+    np.add.at(sums, by, rest)
+    rest -= (sums / np.bincount(by)[:, None])[by]
     scatter = rest.T @ rest
-    if free <= 0 or not scatter.any():
+    if not scatter.any():
         return None
     within = (scatter + PULL * np.eye(E) * np.trace(scatter) / free / E) / (free + PULL)
     within = (within + within.T) / 2
