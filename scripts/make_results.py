@@ -91,6 +91,11 @@ def table(task: str, names: tuple[str, ...], metrics: list[dict[str, Any]]) -> l
     return [*lines, ""]
 
 
+def scored_on(runs: list[dict[str, Any]]) -> list[str]:
+    """Everything that any of these runs was scored on."""
+    return list(dict.fromkeys(name for run in runs for name in run["metrics"]))
+
+
 def chosen(runs: list[dict[str, Any]]) -> str:
     """Which epoch was kept, and by what."""
     epochs = ", ".join(str(run["best_epoch"]) for run in runs)
@@ -125,7 +130,7 @@ def section(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
     note = NOTES / f"{recipe}.md"
     if note.exists():
         lines += [note.read_text().strip(), ""]
-    for name in dict.fromkeys(name for run in runs for name in run["metrics"]):
+    for name in scored_on(runs):
         of = [run for run in runs if name in run["metrics"]]
         metrics = [run["metrics"][name] for run in of]
         only = "" if len(of) == len(runs) else f"; seed {', '.join(str(run['seed']) for run in of)} alone"
@@ -159,7 +164,7 @@ def summary() -> str:
     rows: dict[str, list[str]] = {}
     trivial: dict[str, list[dict[str, Any]]] = {}
     for recipe, runs in _for_readme().items():
-        names = list(runs[0]["metrics"])
+        names = scored_on(runs)
         tested = {name.split()[0] for name in names if " test" in name}
         if recipe == BEFORE_SHIPPED:
             names = [name for name in names if name.split()[0] not in {corpus.split()[0] for corpus in rows}]

@@ -136,13 +136,13 @@ class Predictor:
                 voice, is read in the light of its speaker's others in the recording instead; of all of them if of none.
             together: all utterances, counted in (:meth:`count_in`), where ``predictions`` are some of them only.
         """
-        together, counted = together or self.bundle.decision.together(), together is not None
-        if together is None or not predictions:
+        known = self.bundle.decision.together() if together is None else together
+        if known is None or not predictions:
             return list(predictions)
         own = _on_their_own(predictions, recordings, speakers)
-        if not counted:
-            together.add(own)
-        sentiment, probabilities = together.read(own)
+        if together is None:
+            known.add(own)
+        sentiment, probabilities = known.read(own)
         limits = self.bundle.decision.for_rows([tuple(p.modalities) for p in predictions], together=True)
         return [
             replace(

@@ -17,7 +17,7 @@ from mmolre.evaluate.thresholds import (
     modality_key,
     thresholds_for,
 )
-from mmolre.evaluate.together import OnTheirOwn, Together
+from mmolre.evaluate.together import OnTheirOwn, Together, companions
 from mmolre.inference import RawPredictions
 
 
@@ -106,18 +106,16 @@ class Decision:
         if recordings is None:
             return cls(late, calibration, thresholds, anchors)
         on_its_own = cls(late, calibration, {}, anchors)
-        sentiment_alone, emotions_alone = on_its_own.read(raw)
-        speakers = speakers or [None] * len(recordings)
+        own = OnTheirOwn(raw.modalities, recordings, speakers or [None] * len(recordings), *on_its_own.read(raw))
         # As :meth:`together` has it: a set without labels, or whose logits are a mean, is not known as exclusive.
-        held = {key for key, found in calibration.items() if found.exclusive}
+        held = on_its_own.exclusive
+        within, by = companions(own, held)
+        context = fit_context(values(own.sentiment, own.probabilities), within, sentiment, emotions)
         by_speaker = {}
         for key in held & set(sets):
             rows = sets[key]
-            keys = [None if speakers[i] is None else (recordings[i], speakers[i]) for i in rows]
-            found = fit_speakers(logits_of(emotions_alone[rows]), keys, emotions[rows])
+            found = fit_speakers(logits_of(own.probabilities[rows]), [by[i] for i in rows], emotions[rows])
             by_speaker |= {key: found} if found is not None else {}
-        shared = [None if modality_key(m) in held else r for m, r in zip(raw.modalities, recordings, strict=True)]
-        context = fit_context(values(sentiment_alone, emotions_alone), shared, sentiment, emotions)
         together = cls(late, calibration, {}, anchors, context, {}, by_speaker)
         _, probabilities = together.read(raw, recordings, speakers)
         in_context = {
@@ -126,6 +124,11 @@ class Decision:
             if key not in held and labelled[rows].any() and not np.isnan(probabilities[rows]).any()
         }
         return cls(late, calibration, thresholds, anchors, context, thresholds | in_context, by_speaker)
+
+    @property
+    def exclusive(self) -> frozenset[str]:
+        """The sets of modalities that are read as holding at most one emotion."""
+        return frozenset(key for key, calibration in self.calibration.items() if calibration.exclusive)
 
     @property
     def needs_each_alone(self) -> bool:
@@ -156,8 +159,7 @@ class Decision:
         """An empty collection of utterances to read with each other; ``None`` if each is read on its own."""
         if self.context is None:
             return None
-        exclusive = frozenset(key for key, calibration in self.calibration.items() if calibration.exclusive)
-        return Together(self.context, self.speakers, exclusive)
+        return Together(self.context, self.speakers, self.exclusive)
 
     def sentiment(self, raw: RawPredictions) -> NDArray[np.float64]:
         """(n,) sentiment of each on its own, not clipped; NaN where the model has no such task."""

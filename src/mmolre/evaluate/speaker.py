@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmolre.errors import UserError
-from mmolre.schema import EMOTIONS
+from mmolre.evaluate.calibration import Calibration, E
+from mmolre.evaluate.context import LEAST
 
-E = len(EMOTIONS)
 CLASSES = E + 1
 """The six emotions and none."""
 
@@ -37,9 +37,6 @@ FEWEST_OF_CLASS = 5
 
 PULL = 10.0
 """W is estimated as if so many more utterances had the same variance in all directions."""
-
-LEAST = 1e-4
-"""Probabilities nearer than this to 0 count as this near: what is predicted is rounded to four digits."""
 
 STEPS, ENOUGH = 200, 1e-6
 
@@ -104,8 +101,7 @@ def logits_of(probabilities_ne: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def probabilities_of(logits_ne: NDArray[np.float64]) -> NDArray[np.float64]:
     """The inverse of :func:`logits_of`."""
-    seven = np.column_stack([logits_ne, np.zeros(len(logits_ne))])
-    return np.exp(seven - np.logaddexp.reduce(seven, axis=1, keepdims=True))[:, :E]
+    return Calibration(exclusive=True).apply(logits_ne)
 
 
 def fit_speakers(

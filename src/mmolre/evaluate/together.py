@@ -1,6 +1,6 @@
 """Utterances that are read with others: collected until all are known, in whatever order and pieces they come."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +10,8 @@ from mmolre.evaluate.context import Context, Recordings, outputs, values
 from mmolre.evaluate.speaker import Speakers, logits_of, probabilities_of
 from mmolre.evaluate.thresholds import modality_key
 
-Speaker = tuple[str | None, str]
-"""Recording and name: "A" of one call is not "A" of the next."""
+BySpeaker = tuple[str, str | None, str]
+"""Set of modalities, recording and speaker: "A" of one call is not "A" of the next."""
 
 
 class OnTheirOwn(NamedTuple):
@@ -30,6 +30,21 @@ class OnTheirOwn(NamedTuple):
     probabilities: NDArray[np.float64]
 
 
+def companions(own: OnTheirOwn, exclusive: Set[str]) -> tuple[list[str | None], list[BySpeaker | None]]:
+    """Of each, what it is read with: its recording, or its speaker; ``None`` for the other, and where it is unknown.
+
+    Args:
+        exclusive: the sets of modalities that hold at most one emotion.
+    """
+    within: list[str | None] = []
+    by: list[BySpeaker | None] = []
+    for row, recording, speaker in zip(own.modalities, own.recordings, own.speakers, strict=True):
+        key = modality_key(row)
+        within.append(None if key in exclusive else recording)
+        by.append((key, recording, speaker) if key in exclusive and speaker is not None else None)
+    return within, by
+
+
 class Together:
     """Utterances, and how they are read with each other.
 
@@ -42,8 +57,8 @@ class Together:
         """Begin with none; ``exclusive``: the sets of modalities that hold at most one emotion."""
         self._context, self._speakers, self._exclusive = context, speakers, exclusive
         self._sums = Recordings()
-        self._logits: dict[tuple[str, Speaker], list[NDArray[np.float64]]] = {}
-        self._shifts: dict[tuple[str, Speaker], NDArray[np.float64]] = {}
+        self._logits: dict[BySpeaker, list[NDArray[np.float64]]] = {}
+        self._shifts: dict[BySpeaker, NDArray[np.float64]] = {}
 
     def add(self, own: OnTheirOwn) -> int:
         """Count utterances in; how many of them are of a recording or a speaker with whose others they are read."""
@@ -65,17 +80,11 @@ class Together:
                 read[i] = probabilities_of(logits_of(own.probabilities[i : i + 1]) - shift)
         return sentiment, read
 
-    def _of(self, own: OnTheirOwn) -> tuple[list[str | None], list[tuple[str, Speaker] | None]]:
-        """Of each, what it is read with: the recording, or the speaker and what is read of him; or neither."""
-        within: list[str | None] = []
-        by: list[tuple[str, Speaker] | None] = []
-        for row, recording, speaker in zip(own.modalities, own.recordings, own.speakers, strict=True):
-            key = modality_key(row)
-            within.append(None if key in self._exclusive else recording)
-            by.append((key, (recording, speaker)) if key in self._speakers and speaker is not None else None)
-        return within, by
+    def _of(self, own: OnTheirOwn) -> tuple[list[str | None], list[BySpeaker | None]]:
+        within, by = companions(own, self._exclusive)
+        return within, [key if key is not None and key[0] in self._speakers else None for key in by]
 
-    def _shift(self, key: tuple[str, Speaker]) -> NDArray[np.float64]:
+    def _shift(self, key: BySpeaker) -> NDArray[np.float64]:
         if key not in self._shifts:
             self._shifts[key] = self._speakers[key[0]].shift(np.concatenate(self._logits[key]))
         return self._shifts[key]
