@@ -78,10 +78,11 @@ def main() -> None:
     options = parser.parse_args()
 
     def ask(manifests: Sequence[Path]) -> tuple[list[Utterance], Taught]:
+        precision = "bf16" if options.bf16 else "fp32"
         rows = [u for u in read_manifests(manifests) if u.split == "train" and u.text]
         with tempfile.TemporaryDirectory() as beside:
             cache = FeatureCache(home() / "features")
-            return rows, ask_teachers([options.teacher], rows, TASKS, Path(beside), cache=cache, bf16=options.bf16)
+            return rows, ask_teachers([options.teacher], rows, TASKS, Path(beside), cache=cache, precision=precision)
 
     rows, said = ask(options.taught)
     lines = list(all_said(rows, said))

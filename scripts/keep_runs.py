@@ -20,7 +20,7 @@ import numpy as np
 from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE
 from mmolre.data.manifest import read_manifests
 from mmolre.errors import UserError
-from mmolre.experiments.scored import PREDICTIONS_FILE
+from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
 from mmolre.files import replacing, write_text
 from mmolre.model.mmolre import CONFIG_FILE
 from mmolre.schema import EMOTIONS, Utterance
@@ -82,22 +82,11 @@ def restore(kept: Path, experiment: Path, data: Sequence[Path]) -> list[Path]:
                 raise UserError(f"{path} is of other test rows than {', '.join(map(str, data))} has")
             sets = json.loads(str(file["modalities"]))
             texts = json.loads(str(file["texts"]))
-            values = zip(
-                utterances, file["modality_set"], file["sentiment"].tolist(), file["emotions"].tolist(), strict=True
-            )
-            lines = [
-                {
-                    "id": u.id,
-                    "modalities": sets[which],
-                    "sentiment": _json(sentiment),
-                    "emotions": {name: _json(p) for name, p in zip(EMOTIONS, probabilities, strict=True)},
-                    "truth": {"sentiment": u.sentiment, "emotions": list(u.emotions)},
-                }
-                for u, which, sentiment, probabilities in values
-            ]
+            modalities = [sets[which] for which in file["modality_set"]]
+            predicted = modalities, file["sentiment"], file["emotions"]
         for inside in KEPT:
             write_text(run / inside, texts[inside])
-        write_text(run / PREDICTIONS_FILE, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        write_predictions(run / PREDICTIONS_FILE, utterances, *predicted)
         restored.append(run)
     return restored
 
@@ -105,10 +94,6 @@ def restore(kept: Path, experiment: Path, data: Sequence[Path]) -> list[Path]:
 def _short(utterance: str) -> int:
     """An id in four bytes. Two ids of one corpus that share them would have to stand in the same order in it."""
     return zlib.crc32(utterance.encode("utf-8", "surrogatepass"))
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from mmolre import UserError
-from mmolre.evaluate.run import Evaluation
 from mmolre.evaluate.thresholds import EmotionThresholds
 from mmolre.experiments.scored import (
     PREDICTIONS_FILE,
@@ -57,9 +56,8 @@ def test_kept_and_read_again(tiny_run, tmp_path):
     ]
     sentiment = np.array([0.1, np.nan])
     emotions = np.array([[1 / 3] * 6, [np.nan] * 6])
-    evaluation = Evaluation({}, [], utterances, [("text",), ("text", "audio")], sentiment, emotions)
     (tmp_path / "model").symlink_to(tiny_run.folder / "model")
-    write_predictions(tmp_path / PREDICTIONS_FILE, evaluation)
+    write_predictions(tmp_path / PREDICTIONS_FILE, utterances, [("text",), ("text", "audio")], sentiment, emotions)
     got = read_predictions(tmp_path)
     assert got.keys == [("é", 0), ("é", 1)]
     np.testing.assert_array_equal(got.sentiment, sentiment)

@@ -66,10 +66,10 @@ def test_in_bfloat16_a_teacher_says_nearly_the_same_and_features_stay_in_full_pr
         teachers, "build_dataset", lambda *a, **k: inside.append(torch.is_autocast_enabled("cpu")) or build(*a, **k)
     )
     monkeypatch.setattr(teachers, "precision_on", lambda _, wanted: wanted)  # emulated, if need be
-    for bf16 in (False, True):
-        out = tmp_path / str(bf16)
+    for precision in ("fp32", "bf16"):
+        out = tmp_path / precision
         out.mkdir()
-        said[bf16] = ask_teachers([str(tiny_run.folder)], pupils, TASKS, out, cache=cache, bf16=bf16)
+        said[precision] = ask_teachers([str(tiny_run.folder)], pupils, TASKS, out, cache=cache, precision=precision)
     assert inside == [False, False]
     for full, fast in zip(*said.values(), strict=True):
         torch.testing.assert_close(fast, full, atol=0.03, rtol=0.03, equal_nan=True)

@@ -138,5 +138,6 @@ def _run(job: Job, where: Where) -> int:
     bundle.model.to(where.device)
     scored = evaluate(bundle, where.data, "test", progress=where.callbacks.encoding, **shared)
     write_metrics(job.folder / "metrics-test.json", scored.metrics)
-    write_predictions(job.folder / PREDICTIONS_FILE, scored)
+    predicted = scored.utterances, scored.modalities, scored.sentiment, scored.emotions
+    write_predictions(job.folder / PREDICTIONS_FILE, *predicted)
     return len(result.failed) + len(scored.failed)

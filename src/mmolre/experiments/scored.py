@@ -19,10 +19,9 @@ from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import evaluate_predictions
-from mmolre.evaluate.run import Evaluation
 from mmolre.evaluate.thresholds import EmotionThresholds, thresholds_for
 from mmolre.files import write_text
-from mmolre.schema import EMOTIONS
+from mmolre.schema import EMOTIONS, Utterance
 
 PREDICTIONS_FILE = "predictions-test.jsonl"
 
@@ -86,16 +85,28 @@ class Scored:
         )
 
 
-def write_predictions(path: Path, evaluation: Evaluation) -> None:
-    """Write an evaluation's predictions beside its run's model, whole or not at all."""
+def write_predictions(
+    path: Path,
+    utterances: Sequence[Utterance],
+    modalities: Sequence[Sequence[str]],
+    sentiment: NDArray[np.floating],
+    emotions: NDArray[np.floating],
+) -> None:
+    """Write what is predicted of n utterances beside its run's model, whole or not at all.
+
+    Args:
+        path: :data:`PREDICTIONS_FILE` in the run's folder.
+        utterances: n, with their labels.
+        modalities: n, what was read of each for its emotions.
+        sentiment, emotions: (n,) and (n, 6); NaN without that task.
+    """
     lines = []
-    rows = zip(evaluation.utterances, evaluation.modalities, evaluation.sentiment, evaluation.emotions, strict=True)
-    for u, modalities, sentiment, emotions in rows:
+    for u, which, s, probabilities in zip(utterances, modalities, sentiment.tolist(), emotions.tolist(), strict=True):
         line = {
             "id": u.id,
-            "modalities": modalities,
-            "sentiment": _json(sentiment),
-            "emotions": {name: _json(p) for name, p in zip(EMOTIONS, emotions, strict=True)},
+            "modalities": which,
+            "sentiment": _json(s),
+            "emotions": {name: _json(p) for name, p in zip(EMOTIONS, probabilities, strict=True)},
             "truth": {"sentiment": u.sentiment, "emotions": list(u.emotions)},
         }
         lines.append(json.dumps(line, ensure_ascii=False) + "\n")

@@ -205,7 +205,7 @@ def train_on(
             out,
             cache=cache,
             device=device,
-            bf16=recipe.training.precision == "bf16",
+            precision=recipe.training.precision,
             encoding=callbacks.encoding,
             asking=callbacks.asking,
         )

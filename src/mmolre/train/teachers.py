@@ -18,7 +18,7 @@ from mmolre.errors import UserError
 from mmolre.files import replacing
 from mmolre.inference import infer
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
-from mmolre.train.precision import precision_on, products
+from mmolre.train.precision import Precision, precision_on, products
 from mmolre.train.start import earlier_model
 
 TAUGHT_FILE = "taught.safetensors"
@@ -51,7 +51,7 @@ def ask_teachers(
     *,
     cache: FeatureCache | None = None,
     device: str = "cpu",
-    bf16: bool = False,
+    precision: Precision = "fp32",
     encoding: Progress | None = None,
     asking: Progress | None = None,
 ) -> Taught:
@@ -65,8 +65,8 @@ def ask_teachers(
             name, each of the two left out or null where nothing is said of it.
         utterances: those that are trained on. A teacher must not have been trained on those that are tested.
         tasks: of the model that is taught.
-        bf16: whether teachers compute their products in bfloat16, as the model does that is taught; where the machine
-            can (:mod:`mmolre.train.precision`).
+        precision: of the teachers' products, that of the model that is taught: ``bf16`` where the machine can
+            (:mod:`mmolre.train.precision`).
         encoding, asking: called with what is encoded, or who is asked, the utterances done, and all.
 
     Raises:
@@ -83,7 +83,7 @@ def ask_teachers(
     answers = [
         _read(Path(name), utterances, tasks)
         if is_file_of_predictions(name)
-        else _ask(name, utterances, tasks, cache, device, bf16, encoding, asking)
+        else _ask(name, utterances, tasks, cache, device, precision, encoding, asking)
         for name in names
     ]
     sentiment, emotions = (_mean([a[i] for a in answers]) for i in range(2))
@@ -158,7 +158,7 @@ def _ask(
     tasks: Sequence[str],
     cache: FeatureCache | None,
     device: str,
-    bf16: bool,
+    precision: Precision,
     encoding: Progress | None,
     asking: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +175,7 @@ def _ask(
     sentiment = np.full(len(utterances), np.nan)
     emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
     model = bundle.model.to(device)
-    precision = precision_on(device, "bf16" if bf16 else "fp32")
+    precision = precision_on(device, precision)
     for start in range(0, len(rows), AT_A_TIME):
         if asking:
             asking(name, start, len(rows))
