@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -118,6 +119,33 @@ def test_top_of_exclusive_sets_is_the_likeliest_of_the_six_and_none(key, togethe
     if not together:  # the context is one for all
         others = {"text", "audio", "text+audio"} - {key}
         assert all(limits[other] == plain.limits(together=False)[other] for other in others)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_exclusive_set_that_valid_has_no_label_of_is_a_softmax_all_the_same(together):
+    raw, truth = sample((BOTH, AUDIO, TEXT))
+    own = rows(raw, AUDIO)
+    raw.logits[own] -= 4
+    raw.alone["audio"] -= 4
+    truth[~rows(raw, TEXT)] = NAN
+    recordings = [str(i // 5) for i in range(240)] if together else None
+    decision = Decision.fit(raw, truth, "fused", recordings=recordings, exclusive=("audio", "text+audio"))
+    _, probabilities = decision.read(raw, recordings)
+    seven = np.exp(np.column_stack([raw.logits[own], np.zeros(own.sum())]))
+    seven /= seven.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities[own], seven[:, :6], atol=1e-4)  # the least that is said in context
+    expected = [(*EMOTIONS, None)[i] for i in seven.argmax(axis=1)]
+    assert {None, *EMOTIONS} == set(expected)
+    assert top(probabilities[own], decision.limits(together=together)["audio"]) == expected
+    assert decision.exclusive == {"audio", "text+audio"}
+    assert Decision.fit(raw, truth, "late", exclusive=("audio", "text+audio")).exclusive == {"audio"}
+
+
+def test_exclusive_says_nothing_of_a_model_without_emotions():
+    raw, truth = sample((AUDIO, TEXT))
+    raw = replace(raw, logits=np.full_like(raw.logits, NAN), alone={})
+    decision = Decision.fit(raw, truth * NAN, "fused", exclusive=("audio",))
+    assert decision.exclusive == frozenset()
 
 
 def test_exclusive_sets_that_are_read_late_have_their_limit_from_valid():

@@ -87,6 +87,11 @@ class Decision:
             for key in several:
                 calibration[key] = fitted(key, raw.logits[sets[key]], emotions[sets[key]])
 
+        # What valid has no label of is still what the model was trained to say: a softmax, or none.
+        told = bool((~np.isnan(raw.logits)).any())
+        unseen = [key for key in exclusive if told and key not in calibration and not (late and "+" in key)]
+        calibration |= {key: Calibration(exclusive=True) for key in unseen}
+
         def limits(key: str, prob: NDArray, truth: NDArray, *, calibrated: bool = True) -> EmotionThresholds:
             found = fit_thresholds(prob, truth, calibrated=calibrated)
             return replace(found, rest=key in calibration and calibration[key].exclusive)
@@ -94,6 +99,7 @@ class Decision:
         thresholds = {
             m: limits(m, calibration[m].apply(raw.alone[m][rows]), emotions[rows]) for m, rows in alone.items()
         }
+        thresholds |= {key: replace(EmotionThresholds.default(), rest=True) for key in unseen}
         probabilities = cls(late, calibration, {}).probabilities(raw)
         for key in several:
             # The mean of calibrated logits is not calibrated itself.
@@ -107,7 +113,7 @@ class Decision:
             return cls(late, calibration, thresholds, anchors)
         on_its_own = cls(late, calibration, {}, anchors)
         own = OnTheirOwn(raw.modalities, recordings, speakers or [None] * len(recordings), *on_its_own.read(raw))
-        # As :meth:`together` has it: a set without labels, or whose logits are a mean, is not known as exclusive.
+        # As :meth:`together` has it: a set whose logits are a mean is not exclusive.
         held = on_its_own.exclusive
         within, by = companions(own, held)
         context = fit_context(values(own.sentiment, own.probabilities), within, sentiment, emotions)
