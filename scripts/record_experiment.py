@@ -10,12 +10,15 @@ figure beside it goes to docs/figures/.
 import argparse
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
+from mmolre.experiments.figures import rows_figure
 from mmolre.files import write_text
 
 ROOT = Path(__file__).parent.parent
 KINDS = ("compare", "ablate", "sweep-total", "sweep-each", "conflict", "peers", "few-labels")
+TITLES = {"compare": "Comparison", "ablate": "Ablation"}
 UNWANTED = ("cosines", "steps")
 """Of each step: in the figure."""
 
@@ -28,7 +31,14 @@ def record(source: Path, name: str, title: str, root: Path = ROOT, scored_on: st
     content = about | _without(json.loads(source.read_text(encoding="utf-8")))
     target = root / "results" / "experiments" / f"{source.stem}-{name}.json"
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    if (figure := source.with_suffix(".svg")).exists():
+    if scored_on != "test":
+        if source.stem not in TITLES:
+            raise SystemExit(f"{source}: --scored-on is for {' and '.join(TITLES)}")
+        with tempfile.TemporaryDirectory() as folder:  # what the run drew says test
+            rows_figure(Path(folder) / target.stem, TITLES[source.stem], content)
+            (root / "docs" / "figures").mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(Path(folder) / f"{target.stem}.svg", root / "docs" / "figures" / f"{target.stem}.svg")
+    elif (figure := source.with_suffix(".svg")).exists():
         (root / "docs" / "figures").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(figure, root / "docs" / "figures" / f"{target.stem}.svg")
     return target

@@ -79,6 +79,20 @@ def test_claims_that_hold_and_that_do_not(scripts, tmp_path):
     assert page(scripts, tmp_path).count("**held**") == 1
 
 
+def test_the_figure_says_what_was_scored(scripts, tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    source = tmp_path / "compare.json"
+    source.write_text(json.dumps(COMPARED))
+    (tmp_path / "compare.svg").write_text("<svg>: test, </svg>")
+    record = scripts["record_experiment"].record
+    record(source, "mosi", "CMU-MOSI", tmp_path, scored_on="valid")
+    assert "Comparison: valid, 8 utterances" in (tmp_path / "docs/figures/compare-mosi.svg").read_text()
+    sweep = tmp_path / "sweep-total.json"
+    sweep.write_text("{}")
+    with pytest.raises(SystemExit, match="--scored-on is for compare and ablate"):
+        record(sweep, "mosi", "CMU-MOSI", tmp_path, scored_on="valid")
+
+
 def test_two_comparisons_are_told_together(scripts, tmp_path):
     sections = scripts["experiment_sections"]
 

@@ -55,9 +55,8 @@ def said_across_folds(features: Path, out: Path, epochs: int) -> Path:
     """
     settings = {"training.epochs": str(epochs), "training.patience": str(FOLDS_PATIENCE), "seed": str(FOLDS_SEED)}
     folder = out / "across-folds"
-    if not (folder / PREDICTIONS_FILE).exists():
-        recipe = load_recipe(HERE / "ours.yaml", settings)
-        crossvalidate(recipe, Where([features / "manifest.csv"], folder), by="recording", folds=FOLDS, tell=print)
+    recipe = load_recipe(HERE / "ours.yaml", settings)
+    crossvalidate(recipe, Where([features / "manifest.csv"], folder), by="recording", folds=FOLDS, tell=print)
     return folder / PREDICTIONS_FILE
 
 
@@ -161,8 +160,11 @@ def main() -> None:
                     beside = path.with_suffix(".part")
                     made = peer(options.python.absolute(), options.features, name, seed, beside, *budget)
                     beside.unlink()
-                write_text(path, json.dumps(made))
-            results.setdefault(name, []).append(json.loads(path.read_text()))
+                write_text(path, json.dumps(made | {"budget": about["budget"]}))
+            kept = json.loads(path.read_text())
+            if kept.get("budget") != about["budget"]:
+                raise SystemExit(f"{path} is of another budget: {kept.get('budget')}; give another --out, or delete it")
+            results.setdefault(name, []).append(kept)
             write_json(options.out / "peers.json", summarize(results, truth, about))
 
 

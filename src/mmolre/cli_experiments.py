@@ -202,9 +202,10 @@ def explain(
 ) -> int:
     """Show what a trained model does: routing, task conflict, what drove one utterance's scores.
 
-    With --data: which shared experts each task and each emotion uses (routing.png, .svg, .json). With --text, --audio
-    or --id: which words and seconds drove each score, and what each modality added (utterance.*). Of runs trained with
-    --set training.conflict_every=10: how far the two tasks' gradients conflict, layer by layer (conflict.*).
+    With --data and no --id: which shared experts each task and each emotion uses (routing.png, .svg, .json). With
+    --text, --audio or --id: which words and seconds drove each score, and what each modality added (utterance.*). Of
+    runs trained with --set training.conflict_every=10: how far the two tasks' gradients conflict, layer by layer
+    (conflict.*).
 
     Args:
         runs: folders of runs; the first is explained, all are compared in their task conflict. "shipped" is the model
@@ -263,7 +264,7 @@ def _experiment(
         terminal.note(f"stopped; run the same command again to go on ({out})")
         return 130
     if failed:
-        terminal.note(f"{failed} row{'s' if failed != 1 else ''} could not be used: see failed-rows.jsonl below {out}")
+        terminal.note(f"{failed} row{'s' if failed != 1 else ''} could not be used: see failed-rows*.jsonl below {out}")
         return ROWS_FAILED
     return 0
 

@@ -1,4 +1,6 @@
 import pytest
+import torch
+from torch import nn
 
 from mmolre.experiments import cost
 from mmolre.experiments.cost import TIME_STEPS, Measured, flops, measure
@@ -27,6 +29,31 @@ def test_a_row_of_two_models_is_their_sum(monkeypatch):
         assert getattr(costs["both"], field) == getattr(costs["one"], field) + getattr(costs["other"], field)
     assert costs["one"].parameters == sum(p.numel() for p in MMoLRE(one.config).parameters())
     assert all(c.step_ms > 0 for c in costs.values())
+
+
+def test_attention_counts():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.config = tiny_config(("text",))
+            self.scale = nn.Parameter(torch.ones(1))
+
+        def forward(self, features, masks):
+            x = features["text"].flatten(2)
+            return nn.functional.scaled_dot_product_attention(x * self.scale, x, x)
+
+    width = tiny_config(("text",)).modalities["text"].width * tiny_config(("text",)).modalities["text"].layers
+    assert flops(Attending()) == 2 * 2 * TIME_STEPS * TIME_STEPS * width  # type: ignore[arg-type]
+
+
+def test_what_is_frozen_is_no_parameter_that_learns(monkeypatch):
+    monkeypatch.setattr(cost, "BATCH", 2)
+    made = MMoLRE(tiny_config(("text",)))
+    whole = sum(p.numel() for p in made.parameters())
+    made.inputs.requires_grad_(False)
+    frozen = sum(p.numel() for p in made.inputs.parameters())
+    monkeypatch.setattr(cost, "MMoLRE", lambda _: made)
+    assert measure({"": [Measured(made.config)]}, repeats=1)[""].parameters == whole - frozen < whole
 
 
 @pytest.mark.parametrize("surgery", ["none", "pcgrad"])

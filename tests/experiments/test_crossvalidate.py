@@ -241,6 +241,30 @@ def test_further_data_is_learned_and_not_scored(videos, recipe, tmp_path, monkey
     assert set(said) == {u.id for u in read_manifest(videos) if u.split is None and u.text}
 
 
+def test_further_rows_of_who_is_held_out_are_left_out_there(videos, recipe, tmp_path, monkeypatch):
+    more = write_rows(tmp_path / "more.csv", [
+        {"id": f"m{i}", "split": "train", "text": "so very good", "sentiment": 1, "video_id": f"v{i}" if i < 5 else ""}
+        for i in range(6)
+    ])  # fmt: skip
+    learned: list[set[str]] = []
+    monkeypatch.setattr(module, "train_on", lambda _, rows, *__, **___: learned.append({u.id for u in rows}) or stop())
+    told: list[str] = []
+
+    def stop():
+        raise InterruptedRunError
+
+    where = Where([videos], tmp_path / "out")
+    with pytest.raises(InterruptedRunError):
+        crossvalidate(recipe, where, by="recording", folds=3, further=[more], tell=told.append)
+    held = {u.id for u in deal(list(read_manifest(videos)), "recording", 3)[0].held_out}
+    videos_held = {u.video_id for u in read_manifest(videos) if u.id in held}
+    assert len(videos_held) == 2
+    assert {name for name in learned[0] if name.startswith("m")} == {
+        f"m{i}" for i in range(6) if f"v{i}" not in videos_held
+    }
+    assert told[1] == "fold 1 of 3: 8 utterances of 2 recordings held out, and 2 further ones of the same"
+
+
 def test_a_modality_that_is_not_read(videos, recipe, tmp_path):
     with pytest.raises(UserError, match="tiny does not read 'voice'; it reads text, audio"):
         crossvalidate(recipe, Where([videos], tmp_path / "out"), by="recording", folds=3, modalities=["voice"])

@@ -1,15 +1,17 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from mmolre import UserError
 from mmolre.data.cache import FeatureCache
+from mmolre.data.feature_file import write_feature_file
 from mmolre.experiments import run, runs
 from mmolre.experiments.runs import Where
 from mmolre.train.loop import InterruptedRunError
 from mmolre.train.run import Callbacks, train
-from tiny_corpus import corpus_recipe, write_corpus
+from tiny_corpus import corpus_recipe, write_corpus, write_rows
 
 plots = pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
 
@@ -105,6 +107,40 @@ def test_other_data_is_refused(recipe, where, tmp_path):
     other.write_text(other.read_text().replace("1.5", "1.6"))
     with pytest.raises(UserError, match="other data"):
         run.compare([recipe], where._replace(data=[other]), seeds=1, only=("hard",))
+
+
+def test_other_features_are_other_data(where, tmp_path):
+    manifest = write_rows(tmp_path / "m.csv", [{"id": "a", "text": "so"}])
+    where = where._replace(data=[manifest])
+    runs.claim(where)
+    runs.claim(where)
+    for value in (0.0, 1.0):
+        write_feature_file(tmp_path / "f.safetensors", [("a", np.full((1, 2), value, np.float32))])
+        (tmp_path / "m.csv.json").write_text('{"features": {"f": "f.safetensors"}}')
+        with pytest.raises(UserError, match="other data"):
+            runs.claim(where)
+        (where.out / "data.json").unlink()
+        runs.claim(where)
+        runs.claim(where)
+
+
+def test_what_cannot_be_scored_is_not_trained(recipe, where, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", no_training)
+    rows = [{"id": "a", "split": "train", "text": "so", "sentiment": 1}, {"id": "b", "split": "test", "text": "so"}]
+    manifest = write_rows(tmp_path / "m.csv", [rows[0], rows[1] | {"sentiment": ""}])
+    with pytest.raises(UserError, match="no row of split 'test' is labelled for sentiment"):
+        run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("single",))
+    with_sentiment = write_rows(tmp_path / "n.csv", [rows[0], rows[1] | {"sentiment": 1}])
+    with pytest.raises(UserError, match="no row of split 'test' is labelled for emotion"):
+        run.compare([recipe], where._replace(data=[with_sentiment], out=tmp_path / "b"), seeds=1, only=("single",))
+
+
+def test_test_rows_that_fail_are_named(recipe, where, tmp_path):
+    manifest = write_corpus(tmp_path)
+    (tmp_path / "waves/test-2.wav").unlink()  # of sound alone
+    assert run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("hard",)) == 2
+    (line,) = (where.out / "runs/hard/seed0/failed-rows-test.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "test-2"
 
 
 def test_ablate(recipe, where):

@@ -123,3 +123,30 @@ def test_sweep():
         sweep(RECIPE, [8], [1])
     with pytest.raises(UserError, match="nothing to run"):
         sweep(RECIPE, [2], [4])
+
+
+def test_what_names_a_modality_goes_with_it():
+    recipe = tiny_recipe(more={"objective": {"exclusive": ["audio", "text+audio"]}})
+    rows = {row.name: row.parts for row in ablation(recipe)}
+    assert rows["no-text"][""].objective.exclusive == ("audio",)
+    assert rows["no-audio"][""].objective.exclusive == ()
+
+
+def test_baselines_are_without_surgery_and_surgery_takes_a_batch_in_one_piece():
+    of = {row.name: row.parts for row in comparison(tiny_recipe(more={"objective": {"surgery": "pcgrad"}}))}
+    found = {name: {part.objective.surgery for part in parts.values()} for name, parts in of.items()}
+    assert {name for name, surgery in found.items() if surgery == {"pcgrad"}} == {"pcgrad", "mmolre"}
+    of = {row.name: row.parts for row in comparison(tiny_recipe(accumulate=2))}
+    assert of["pcgrad"][""].training.accumulate == 1
+    assert of["hard"][""].training.accumulate == 2
+
+
+@pytest.mark.parametrize("make", [comparison, ablation, lambda recipe: sweep(recipe, [2], [1])])
+def test_no_start_from_a_model(make):
+    with pytest.raises(UserError, match=r"start_from: the rows .* give --set start_from=null"):
+        make(tiny_recipe(more={"start_from": "shipped"}))
+
+
+def test_no_sweep_without_shared_experts():
+    with pytest.raises(UserError, match="starts from a recipe with shared_ranks"):
+        sweep(tiny_recipe(model={"shared_ranks": ()}), [2], [1], "each")

@@ -142,6 +142,10 @@ def test_files_and_bad_options(bundle, tiny_run, tiny_corpus, tmp_path):
     wanted = next(u.id for u in read_manifest(tiny_corpus) if len(u.modalities) == 2)
     run.explain([str(tiny_run.folder)], out, data=[tiny_corpus], wanted=wanted)
     assert "what each modality added" in (out / "utterance.svg").read_text()
+    (out / "routing.json").unlink()
+    assert run.explain([str(tiny_run.folder)], out, data=[tiny_corpus], text="i love this") == 0
+    assert (out / "routing.json").exists()
+    assert ">love<" in (out / "utterance.svg").read_text()
     for options, message in (
         ({}, "nothing to explain"),
         ({"wanted": "a"}, "looked up in --data"),

@@ -38,12 +38,23 @@ def first_values(run: dict) -> list[float]:
 
 
 def test_names_and_nothing_recorded(tmp_path):
-    assert conflict.name_of(Path("runs/hard/seed0")) == "hard"
-    assert conflict.name_of(Path("runs/mine")) == "mine"
+    assert conflict.names_of([Path("runs/hard/seed0"), Path("runs/hard/seed1"), Path("runs/mine")]) == [
+        *("hard", "hard", "mine")
+    ]
+    assert conflict.names_of([Path("a/mine"), Path("b/mine")]) == ["a/mine", "b/mine"]
+    one, other = "one/runs/hard/seed0", "other/runs/hard/seed0"
+    assert conflict.names_of([Path(one), Path(other)]) == ["one/runs/hard", "other/runs/hard"]
     assert conflict.recorded(tmp_path) == {}
     (tmp_path / "log.jsonl").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         conflict.recorded(tmp_path)
+
+
+def test_a_step_without_labels_of_a_task_is_none(tmp_path):
+    run = write_run(tmp_path / "a", [0.5])
+    with (run / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "conflict", "step": 10, "layers": {}}) + "\n")
+    assert list(conflict.recorded(run)) == [0]
 
 
 def test_figure_names_each_line_where_it_ends(tmp_path):

@@ -67,6 +67,10 @@ def test_divergence_by_hand():
 def test_ple_and_one_task_have_routers_too():
     ple = tiny_model(trunk="ple", top_k=3)
     assert all(made.shares.shape[1] == 3 for made in decisions(ple, *ROWS).values())
+    shares = np.full((4, 3), 1 / 3)
+    even = {("text", 1, "sentiment"): routing.Decisions(shares, np.full((4, 3), 0.25), np.arange(4))}
+    (place,) = summarize(tiny_model(trunk="ple", top_k=3, tasks=("sentiment",)), ROWS.utterances, even)["places"]
+    assert place["balance"]["sentiment"] == pytest.approx(1)  # its own expert has the other quarter
     one = tiny_model(tasks=("sentiment",))
     assert "difference" not in summarize(one, ROWS.utterances, decisions(one, *ROWS))["places"][0]
 

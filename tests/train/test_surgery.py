@@ -49,6 +49,22 @@ def test_a_task_without_labels_in_the_batch_is_no_conflict():
     assert total.tolist() == [1, -2, 3]
 
 
+@given(st.integers(0, 10_000))
+def test_a_tasks_own_has_zeros_of_the_other_and_keeps_its_gradient(seed):
+    torch.manual_seed(seed)
+    a, b = torch.randn(2, 6, dtype=torch.double).unbind()
+    b = torch.where(torch.dot(a, b) < 0, b, -b)
+    own_a, own_b = torch.randn(2, 4, dtype=torch.double).unbind()
+    zeros = torch.zeros(4, dtype=torch.double)
+    row_of_each = [torch.stack([own_a, zeros]), torch.stack([zeros, own_b])]
+    got = pcgrad([[a, own_a, zeros, row_of_each[0]], [b, zeros, own_b, row_of_each[1]]], own=[3])
+    assert all(g is not None for g in got)
+    total, *own = (g for g in got if g is not None)
+    np.testing.assert_allclose(total.numpy(), obvious(a.numpy(), b.numpy()), atol=1e-9)
+    assert torch.equal(torch.stack(own[:2]), torch.stack([own_a, own_b]))
+    assert torch.equal(own[2], torch.stack([own_a, own_b]))
+
+
 def test_the_whole_step():
     rows = tiny_rows(8, 3, MIXED, no_emotions=4)
     batch = collate(*rows)
@@ -60,8 +76,11 @@ def test_the_whole_step():
     assert sum(loss.tasks.values()).item() + loss.common.item() == pytest.approx(loss.total.item())
     of_task = list(task_gradients(loss.tasks, parameters).values())
     common = torch.autograd.grad(loss.common, parameters, retain_graph=True, allow_unused=True)
-    backward(loss.tasks, loss.common, parameters)
-    for parameter, operated, rest in zip(parameters, pcgrad(of_task), common, strict=True):
+    own = list(model.placeholders.parameters())
+    backward(loss.tasks, loss.common, parameters, own)
+    places = [i for i, p in enumerate(parameters) if any(p is one for one in own)]
+    assert len(places) == 2
+    for parameter, operated, rest in zip(parameters, pcgrad(of_task, places), common, strict=True):
         expected = (0 if operated is None else operated) + (0 if rest is None else rest)
         if isinstance(expected, int):
             assert parameter.grad is None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmolre.data.batching import Batch
@@ -26,7 +27,8 @@ class Cost(NamedTuple):
     """Of a row: of its models together, where it has several.
 
     Attributes:
-        parameters: all, without the frozen encoders; ``middle``: of the trunk between input projections and fusion.
+        parameters: those that learn, so without frozen encoders; ``middle``: of the trunk between input
+            projections and fusion.
         flops: of a forward pass of one utterance of :data:`TIME_STEPS` per modality (a multiply-add is two).
         step_ms: median time of one training step (forward, backward, AdamW) of :data:`BATCH` such utterances.
     """
@@ -67,7 +69,8 @@ def measure(rows: Mapping[str, Sequence[Measured]], repeats: int = 5, device: st
 def flops(model: MMoLRE) -> int:
     """Of a forward pass of one utterance with all modalities, :data:`TIME_STEPS` of each."""
     batch = _random_batch(model, 1)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    # Attention as the plain products that it is: the fused ones are not counted on a CPU.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(batch.features, batch.masks)
     return counter.get_total_flops()
 
@@ -86,7 +89,7 @@ class _Step:
         loss = self.objective(self.model(self.batch.features, self.batch.masks), self.batch)
         self.optimizer.zero_grad(set_to_none=True)
         if self.operate:
-            surgery.backward(loss.tasks, loss.common, self.parameters)
+            surgery.backward(loss.tasks, loss.common, self.parameters, self.model.placeholders.parameters())
         else:
             loss.total.backward()
         self.optimizer.step()
@@ -108,4 +111,4 @@ def _random_batch(model: MMoLRE, size: int) -> Batch:
 
 
 def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -24,7 +24,7 @@ from mmolre.experiments.table import over_seeds, write_json
 from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
 from mmolre.train.recipe import Recipe
-from mmolre.train.run import train_on, versions
+from mmolre.train.run import train_on, versions, write_failed
 from mmolre.train.teachers import check_teachers
 
 By = Literal["recording", "speaker", "utterance"]
@@ -32,6 +32,7 @@ By = Literal["recording", "speaker", "utterance"]
 
 PREDICTIONS_FILE = "predictions.jsonl"
 RESULT_FILE = "crossvalidate.json"
+FAILED_HELD_OUT_FILE = "failed-rows-held-out.jsonl"
 VALID_SHARE = 0.1
 DEAL_SEED = 0
 """The folds are the same for every recipe and seed, so that these can be compared utterance by utterance."""
@@ -124,7 +125,8 @@ def crossvalidate(
 
     Args:
         recipe: ``{fold}`` in the names of its teachers stands for the number of the fold, from 1.
-        further: manifests that are trained on in every fold, by their own splits, and held out in none.
+        further: manifests that are trained on in every fold, by their own splits, and held out in none; but those of
+            their utterances that are of a group that is held out are left out there.
         modalities: predict from these alone, as in :func:`mmolre.evaluate.run.evaluate_on`.
         tell: a line before each fold.
 
@@ -151,13 +153,15 @@ def crossvalidate(
     scored: list[Evaluation] = []
     failed = 0
     for number, (fold, own_recipe) in enumerate(zip(plan, recipes, strict=True), 1):
-        groups = len({_group(u, by) for u in fold.held_out})
-        of = "" if by == "utterance" else f" of {groups} {by}{'s' if groups != 1 else ''}"
-        tell(f"fold {number} of {folds}: {len(fold.held_out)} utterances{of} held out")
+        groups = {_group(u, by) for u in fold.held_out}
+        more = [u for u in beside if _group(u, by) not in groups]
+        of = "" if by == "utterance" else f" of {len(groups)} {by}{'s' if len(groups) != 1 else ''}"
+        left_out = f", and {len(beside) - len(more)} further ones of the same" if len(more) < len(beside) else ""
+        tell(f"fold {number} of {folds}: {len(fold.held_out)} utterances{of} held out{left_out}")
         run = where.out / f"fold-{number}"
         trained = train_on(
             own_recipe,
-            [*fold.learned, *beside],
+            [*fold.learned, *more],
             run,
             named=f"{named}, fold {number}",
             cache=where.cache,
@@ -175,6 +179,7 @@ def crossvalidate(
                 progress=where.callbacks.encoding,
             )
         )
+        write_failed(run / FAILED_HELD_OUT_FILE, scored[-1].failed)
         failed = max(failed, len(trained.failed) + len(scored[-1].failed))
     write_text(where.out / PREDICTIONS_FILE, "".join(line for of in scored for line in _lines(of)))
     content = {

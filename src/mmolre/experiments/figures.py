@@ -50,7 +50,7 @@ def rows_figure(path: Path, title: str, content: Mapping[str, Any]) -> list[Path
         axis.set_visible(False)
     seeds = content["seeds"]
     spread = f"{seeds} seeds (small dots), mean ± standard deviation" if seeds > 1 else "one seed"
-    figure.suptitle(f"{title}: test, {content['n']:,} utterances; {spread}", fontsize=11)
+    figure.suptitle(f"{title}: {content.get('scored_on', 'test')}, {content['n']:,} utterances; {spread}", fontsize=11)
     return save(figure, path)
 
 

@@ -11,6 +11,7 @@ from mmolre.experiments.runs import Where, run_all
 from mmolre.experiments.table import SHOWN
 from mmolre.experiments.variants import MMOLRE, Row, ablation, comparison, sweep
 from mmolre.files import write_text
+from mmolre.plotting import pyplot
 from mmolre.train.recipe import Recipe
 
 REFERENCES = ("hard", "single")
@@ -60,11 +61,12 @@ def run_sweep(
     tell: Tell = lambda _: None,
 ) -> int:
     """Heat maps over N and k: ``sweep-EQUAL.png`` and ``.svg``, numbers as ``.json`` and ``.csv``."""
+    pyplot()  # before anything takes long
     cells = sweep(recipe, experts, top_k, equal)
     path = where.out / f"sweep-{equal}"
 
     def write(done: int) -> None:
-        content = table.collect(list(cells.values()), done, where.out)
+        content = table.collect(list(cells.values()), done, where.out, device=where.device)
         metrics = {cell: content["rows"][row.name]["metrics"] for cell, row in cells.items()}
         table.write_json(path.with_suffix(".json"), {"equal": equal} | content)
         write_text(path.with_suffix(".csv"), _csv(metrics))
@@ -79,12 +81,13 @@ def run_sweep(
 def _rows(
     name: str, title: str, rows: list[Row], references: Sequence[str], where: Where, seeds: int, tell: Tell
 ) -> int:
+    pyplot()  # before anything takes long
     path = where.out / name
 
     def write(done: int) -> None:
-        content = table.collect(rows, done, where.out, references)
+        content = table.collect(rows, done, where.out, references, where.device)
         if done == seeds:
-            content["costs"] = table.costs(rows, where.out)
+            content["costs"] = table.costs(rows, where.out, where.device)
         table.write_json(path.with_suffix(".json"), content)
         write_text(path.with_suffix(".md"), table.markdown(title, content))
         figures.rows_figure(path, title, content)

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from mmolre.bundle import MODEL_FOLDER, load_bundle
 from mmolre.data.cache import FeatureCache
+from mmolre.data.manifest import read_manifests
+from mmolre.data.manifest_sidecar import read_sidecar
 from mmolre.errors import UserError
 from mmolre.evaluate.report import write_metrics
 from mmolre.evaluate.run import evaluate
@@ -16,9 +18,11 @@ from mmolre.experiments.variants import Row
 from mmolre.files import write_text
 from mmolre.train.loop import LOG_FILE
 from mmolre.train.recipe import RECIPE_FILE, Recipe, holds
-from mmolre.train.run import Callbacks, train
+from mmolre.train.run import Callbacks, train, write_failed
 
 DATA_FILE = "data.json"
+FAILED_TEST_FILE = "failed-rows-test.jsonl"
+DIGEST_AT_ONCE = 2**20
 
 
 class Job(NamedTuple):
@@ -95,6 +99,7 @@ def run_all(
     """
     claim(where)
     planned = list(jobs(rows, seeds, where.out))
+    _check_test(planned, where)
     failed = 0
     for number, job in enumerate(planned, 1):
         if not is_finished(job):
@@ -115,13 +120,13 @@ def facts(folder: Path) -> RunFacts:
 
 
 def claim(where: Where) -> None:
-    """One folder, one data: manifests are known by their content.
+    """One folder, one data: manifests are known by their content, and that of the feature files they name.
 
     Raises:
         UserError: a manifest cannot be read; ``out`` holds an experiment on other data.
     """
     try:
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in where.data]
+        digests = [_digest(path) for path in where.data]
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     path = where.out / DATA_FILE
@@ -131,6 +136,28 @@ def claim(where: Where) -> None:
         raise UserError(f"{where.out} holds an experiment on other data; give another --out, or delete it")
 
 
+def _digest(manifest: Path) -> str:
+    """Of a manifest, its sidecar and its feature files; not of sound, which may be hours."""
+    sidecar = read_sidecar(manifest)
+    more = [sidecar.path, *sidecar.features.values()] if sidecar.path.is_file() else []
+    digest = hashlib.sha256()
+    for path in [manifest, *more]:
+        with path.open("rb") as file:
+            while part := file.read(DIGEST_AT_ONCE):
+                digest.update(part)
+    return digest.hexdigest()
+
+
+def _check_test(planned: Sequence[Job], where: Where) -> None:
+    """See before anything is trained that each model can be scored."""
+    rows = read_manifests(where.data, audio_root=where.audio_root)
+    labelled = {task for u in rows if u.split == "test" for task in u.labelled_for}
+    for job in planned:
+        if labelled.isdisjoint(job.recipe.model.tasks):
+            named, tasks = ", ".join(map(str, where.data)), " or ".join(job.recipe.model.tasks)
+            raise UserError(f"{named}: no row of split 'test' is labelled for {tasks}: there is nothing to score on")
+
+
 def _run(job: Job, where: Where) -> int:
     shared = {"audio_root": where.audio_root, "cache": where.cache}
     result = train(job.recipe, where.data, job.folder, device=where.device, callbacks=where.callbacks, **shared)
@@ -138,6 +165,7 @@ def _run(job: Job, where: Where) -> int:
     bundle.model.to(where.device)
     scored = evaluate(bundle, where.data, "test", progress=where.callbacks.encoding, **shared)
     write_metrics(job.folder / "metrics-test.json", scored.metrics)
+    write_failed(job.folder / FAILED_TEST_FILE, scored.failed)
     predicted = scored.utterances, scored.modalities, scored.sentiment, scored.emotions
     write_predictions(job.folder / PREDICTIONS_FILE, *predicted)
     return len(result.failed) + len(scored.failed)

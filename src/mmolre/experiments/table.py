@@ -37,7 +37,9 @@ UTTERANCES_AND_SEEDS = "utterances and, for each row apart, over seeds"
 """What a bootstrap resamples. Older files do not say it: theirs is the first."""
 
 
-def collect(rows: Sequence[Row], seeds: int, out: Path, references: Sequence[str] = ()) -> dict[str, Any]:
+def collect(
+    rows: Sequence[Row], seeds: int, out: Path, references: Sequence[str] = (), device: str = "cpu"
+) -> dict[str, Any]:
     """Everything known of finished runs, on the test utterances that every row can read.
 
     Returns:
@@ -63,7 +65,7 @@ def collect(rows: Sequence[Row], seeds: int, out: Path, references: Sequence[str
     return {
         "seeds": seeds,
         "n": len(keys),
-        "versions": versions(),
+        "versions": versions(device),
         "rows": {
             row.name: {
                 "title": row.title,
@@ -78,13 +80,13 @@ def collect(rows: Sequence[Row], seeds: int, out: Path, references: Sequence[str
     }
 
 
-def costs(rows: Sequence[Row], out: Path) -> dict[str, dict[str, float]]:
-    """Each row's cost, measured now, by the shapes that the first seed's models have."""
+def costs(rows: Sequence[Row], out: Path, device: str = "cpu") -> dict[str, dict[str, float]]:
+    """Each row's cost, measured now and on this device, by the shapes that the first seed's models have."""
     measured: dict[str, list[cost.Measured]] = {}
     for job in jobs(rows, 1, out):
         config = ModelConfig.model_validate_json((job.folder / MODEL_FOLDER / CONFIG_FILE).read_bytes())
         measured.setdefault(job.row.name, []).append(cost.Measured(config, job.recipe.objective))
-    return {name: one._asdict() for name, one in cost.measure(measured).items()}
+    return {name: one._asdict() for name, one in cost.measure(measured, device=device).items()}
 
 
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:

@@ -39,15 +39,16 @@ def comparison(recipe: Recipe) -> list[Row]:
     MMoLRE's alone: dense gates go without.
 
     Raises:
-        UserError: the recipe has no shared or no own experts: it is no MMoLRE to compare.
+        UserError: the recipe has no shared or no own experts: it is no MMoLRE to compare; or it starts from a model.
     """
+    _must_be_new(recipe)
     model = recipe.model
     if not model.shared_ranks or not model.specific_rank or not model.blocks or model.trunk != "unitse":
         raise UserError(f"{recipe.name}: a comparison starts from a recipe with blocks, shared_ranks and specific_rank")
     width, experts = model.width, len(model.shared_ranks)
     dense = {"routing": "utterance", "renormalize": False, "top_k": experts}
     full = (width,) * experts
-    unbalanced = {"router_balance": 0.0}
+    unbalanced = {"router_balance": 0.0, "surgery": "none"}
     hard = {"shared_ranks": (width,), "specific_rank": 0, "routing": "uniform", "renormalize": False, "top_k": 1}
     mmoe = dense | {"shared_ranks": full, "specific_rank": 0}
     ple = dense | {"trunk": "ple", "shared_ranks": full, "specific_rank": width}
@@ -56,7 +57,15 @@ def comparison(recipe: Recipe) -> list[Row]:
     rows = [
         Row("single", "Single-task models", {task: only_task(single, task) for task in model.tasks}),
         _row(recipe, "hard", "Hard sharing", model=hard, objective=unbalanced),
-        _row(recipe, "pcgrad", "Hard sharing + PCGrad", model=hard, objective=unbalanced | {"surgery": "pcgrad"}),
+        # Surgery takes a batch in one piece; the step is the same.
+        _row(
+            recipe,
+            "pcgrad",
+            "Hard sharing + PCGrad",
+            model=hard,
+            objective=unbalanced | {"surgery": "pcgrad"},
+            training={"accumulate": 1},
+        ),
         _row(recipe, "mmoe", "MMoE", model=mmoe, objective=unbalanced),
         _row(recipe, "ple", "PLE, full rank", model=ple, objective=unbalanced),
         _row(recipe, "ple-low-rank", "PLE, low rank", model=low_rank_ple, objective=unbalanced),
@@ -67,7 +76,12 @@ def comparison(recipe: Recipe) -> list[Row]:
 
 
 def ablation(recipe: Recipe) -> list[Row]:
-    """The recipe, and each of its parts removed alone (design of the paper's figure 3; the list is ours)."""
+    """The recipe, and each of its parts removed alone (design of the paper's figure 3; the list is ours).
+
+    Raises:
+        UserError: the recipe starts from a model.
+    """
+    _must_be_new(recipe)
     model = recipe.model
     modalities = [*recipe.encoders, *recipe.features]
     rows = [Row(MMOLRE, "MMoLRE, whole", {"": recipe})]
@@ -104,9 +118,13 @@ def sweep(
             differs; ``each``: experts of the recipe's mean rank, so that capacity grows with N.
 
     Raises:
-        UserError: more experts than there are ranks to share out, or nothing to run.
+        UserError: more experts than there are ranks to share out, or nothing to run; the recipe has no shared experts,
+            or starts from a model.
     """
+    _must_be_new(recipe)
     total = sum(recipe.model.shared_ranks)
+    if not total:
+        raise UserError(f"{recipe.name}: a sweep starts from a recipe with shared_ranks")
     rows: dict[tuple[int, int], Row] = {}
     for n in experts:
         if n < 1 or (equal == "total" and n > total):
@@ -135,7 +153,18 @@ def without_modality(recipe: Recipe, modality: str) -> Recipe:
         content[group].pop(modality, None)
     repeat = {key: n for key, n in recipe.training.repeat.items() if modality not in key.split("+")}
     content["training"]["repeat"] = repeat
+    exclusive = tuple(key for key in recipe.objective.exclusive if modality not in key.split("+"))
+    content["objective"]["exclusive"] = exclusive
     return parse_recipe(content | {"name": f"{recipe.name}-no-{modality}"}, recipe.name)
+
+
+def _must_be_new(recipe: Recipe) -> None:
+    """No start from a model: rows of other shapes could not have it, and one that has is not compared by its shape."""
+    if recipe.start_from is not None:
+        raise UserError(
+            f"{recipe.name}: start_from: the rows of an experiment begin with new weights, since what a model of one "
+            "shape has learned fits no other; give --set start_from=null"
+        )
 
 
 def _row(recipe: Recipe, name: str, title: str, **changes: Mapping[str, Any]) -> Row:

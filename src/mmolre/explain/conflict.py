@@ -26,7 +26,7 @@ def recorded(run: Path) -> dict[int, dict[str, float]]:
         return {
             line["step"]: {layer: of["cosine"] for layer, of in line["layers"].items()}
             for line in lines
-            if line["event"] == "conflict"
+            if line["event"] == "conflict" and line["layers"]  # none where a batch has no label of a task
         }
     except FileNotFoundError:
         return {}
@@ -34,10 +34,16 @@ def recorded(run: Path) -> dict[int, dict[str, float]]:
         raise UserError(f"{run / LOG_FILE} cannot be read ({error})") from None
 
 
-def name_of(run: Path) -> str:
-    """What a figure calls a run: its folder; of an experiment's runs (``hard/seed0``) the row, which seeds share."""
-    run = run.resolve()
-    return run.parent.name if run.name.startswith("seed") else run.name
+def names_of(runs: Sequence[Path]) -> list[str]:
+    """What a figure calls each run: its folder; of an experiment's runs (``hard/seed0``) the row, which seeds share.
+
+    With as many of the folders above as it takes to tell them apart.
+    """
+    folders = [run.parent if run.name.startswith("seed") else run for run in (run.resolve() for run in runs)]
+    depth = 1
+    while len({folder.parts[-depth:] for folder in folders}) < len(set(folders)):
+        depth += 1
+    return ["/".join(folder.parts[-depth:]) for folder in folders]
 
 
 def summarize(runs: Mapping[str, Sequence[Mapping[int, Mapping[str, float]]]]) -> dict[str, Any]:

@@ -74,8 +74,8 @@ def summarize(
 
         - ``shares``: task -> N mean shares of the gates; ``kept``: task -> N shares of utterances that keep an expert;
         - ``of_emotions``: emotion -> ``n`` utterances labelled with it, and each task's mean shares there;
-        - ``balance``: task -> entropy of the mean probabilities over log N: 1 where all experts are used alike, 0 where
-          one is used alone;
+        - ``balance``: task -> entropy of the shared experts' mean probabilities over log N: 1 where they are all used
+          alike, 0 where one is used alone;
         - ``difference`` (two tasks): ``divergence``, the mean over utterances of the Jensen-Shannon divergence of the
           tasks' shares in bits (0: the same, 1: nothing in common); ``divergence_of_means``, that of the mean shares;
           ``same_kept``, the mean share of one's kept experts that the other keeps too.
@@ -90,7 +90,9 @@ def summarize(
         )
         place["shares"][task] = made.shares.mean(0).tolist()
         place["kept"][task] = (made.shares > 0).mean(0).tolist()
-        place["balance"][task] = _entropy(made.probabilities.mean(0)) / np.log2(made.shares.shape[1])
+        among = made.probabilities.mean(0)
+        # PLE's gates have the own expert among them, too.
+        place["balance"][task] = _entropy(among / among.sum()) / np.log2(made.shares.shape[1])
         for e, emotion in enumerate(EMOTIONS):
             with_it = [i for i, row in enumerate(made.rows) if (utterances[row].emotions[e] or 0) > 0]
             if with_it:

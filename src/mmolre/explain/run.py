@@ -25,9 +25,9 @@ def explain_conflict(runs: Sequence[Path], out: Path, tell: Tell) -> bool:
         UserError: some of several runs did not.
     """
     found: dict[str, list[Any]] = {}
-    for run in runs:
+    for name, run in zip(conflict.names_of(runs), runs, strict=True):
         if logged := conflict.recorded(run):
-            found.setdefault(conflict.name_of(run), []).append(logged)
+            found.setdefault(name, []).append(logged)
         elif len(runs) > 1:
             raise UserError(f"{run} logged no task conflict: train it with --set training.conflict_every=10")
     if found:
@@ -117,8 +117,8 @@ def explain(
         bundle = load_bundle(runs[0])
         if utterance:
             explain_utterance(bundle, utterance, out, tell)
-        else:
-            title = conflict.name_of(Path(runs[0]))
+        if data and wanted is None:
+            (title,) = conflict.names_of([Path(runs[0])])
             more = {"audio_root": audio_root, "cache": cache, "progress": progress}
             failed = explain_routing(bundle, title, data, split, out, tell, **more)
     elif not conflicts:

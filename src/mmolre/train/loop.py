@@ -228,7 +228,7 @@ class Trainer:
         if first and settings.conflict_every and step % settings.conflict_every == 0 and len(loss.tasks) > 1:
             self._log(event="conflict", step=step, layers=conflict.measure(self.model, loss.tasks))
         if self.recipe.objective.surgery == "pcgrad":
-            surgery.backward(loss.tasks, loss.common, parameters)
+            surgery.backward(loss.tasks, loss.common, parameters, self.model.placeholders.parameters())
         else:
             (share * loss.total).backward()
         return {name: share * value for name, value in losses.items()}

@@ -50,6 +50,13 @@ class Callbacks(NamedTuple):
     asking: EncodingProgress | None = None
 
 
+def write_failed(path: Path, failed: Sequence[FailedRow]) -> None:
+    """A row that could not be used a line; no file where there are none."""
+    path.unlink(missing_ok=True)
+    if failed:
+        write_text(path, "".join(json.dumps(row._asdict()) + "\n" for row in failed))
+
+
 class RunResult(NamedTuple):
     """A finished run: its folder, the loop's final state, and the rows that could not be used."""
 
@@ -180,10 +187,7 @@ def train_on(
     if refit:
         keep(refit, out)
     dataset = build_dataset(usable, sources, cache, progress=callbacks.encoding)
-    (out / FAILED_FILE).unlink(missing_ok=True)
-    if dataset.failed:
-        lines = "".join(json.dumps(row._asdict()) + "\n" for row in dataset.failed)
-        write_text(out / FAILED_FILE, lines)
+    write_failed(out / FAILED_FILE, dataset.failed)
     rows = {
         split: _rows(dataset.utterances, dataset.arrays, split, recipe, named, dataset.failed)
         for split in ("train", "valid")

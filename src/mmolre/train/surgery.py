@@ -1,6 +1,6 @@
 """PCGrad: gradient surgery between tasks (Yu et al., NeurIPS 2020)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,34 +17,51 @@ def task_gradients(losses: Mapping[str, Tensor], parameters: Sequence[nn.Paramet
     }
 
 
-def pcgrad(by_task: Sequence[Gradients]) -> Gradients:
+def pcgrad(by_task: Sequence[Gradients], own: Collection[int] = ()) -> Gradients:
     """The sum of the tasks' gradients, each without its part against another's.
 
-    On the parameters that every task has a gradient of, as one vector per task: where g_i . g_j < 0, g_i loses its
-    projection on the original g_j. Other parameters get the plain sum. There are two tasks at most here, so that the
-    random order in which the original goes through several has no meaning.
+    On the parameters that every task reaches, as one vector per task: where g_i . g_j < 0, g_i loses its projection on
+    the original g_j. Other parameters get the plain sum: a task's own have no gradient of the other's, or zeros, where
+    autograd went through a stack of both. There are two tasks at most here, so that the random order in which the
+    original goes through several has no meaning.
+
+    Args:
+        by_task: each task's.
+        own: indices of parameters that are not shared though every task reaches them: they have a part for each.
     """
     total: Gradients = [_sum(column) for column in zip(*by_task, strict=True)]
-    shared = [i for i in range(len(total)) if all(gradients[i] is not None for gradients in by_task)]
+    shared = [i for i in range(len(total)) if i not in own and all(_reached(gradients[i]) for gradients in by_task)]
     vectors = [[g for i in shared if (g := gradients[i]) is not None] for gradients in by_task]
-    for i, own in enumerate(vectors):
+    for i, mine in enumerate(vectors):
         for j, other in enumerate(vectors):
-            if i == j or (product := _dot(own, other)) >= 0:
+            if i == j or not shared or (product := _dot(mine, other)) >= 0:
                 continue
             scale = product / _dot(other, other)
-            own = [a - scale * b for a, b in zip(own, other, strict=True)]
+            mine = [a - scale * b for a, b in zip(mine, other, strict=True)]
             for place, b in zip(shared, other, strict=True):
                 total[place] = total[place] - scale * b  # type: ignore[operator]
     return total
 
 
-def backward(losses: Mapping[str, Tensor], common: Tensor, parameters: Sequence[nn.Parameter]) -> None:
-    """Put into ``parameters``' ``grad`` what PCGrad makes of the tasks' losses, plus the gradient of ``common``."""
-    operated = pcgrad(list(task_gradients(losses, parameters).values()))
+def backward(
+    losses: Mapping[str, Tensor], common: Tensor, parameters: Sequence[nn.Parameter], own: Iterable[nn.Parameter] = ()
+) -> None:
+    """Put into ``parameters``' ``grad`` what PCGrad makes of the tasks' losses, plus the gradient of ``common``.
+
+    Args:
+        own: those of them that have a part for each task.
+    """
+    apart = {id(parameter) for parameter in own}
+    places = [i for i, parameter in enumerate(parameters) if id(parameter) in apart]
+    operated = pcgrad(list(task_gradients(losses, parameters).values()), places)
     for parameter, gradient in zip(parameters, operated, strict=True):
         parameter.grad = gradient
     if common.requires_grad:
         common.backward()
+
+
+def _reached(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
