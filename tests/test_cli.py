@@ -253,6 +253,11 @@ BAD_UTTERANCES = {
     "text and data": (lambda folder: ["--text", "a", "--data", "m.csv"], "give either --data, or --text and --audio"),
     "out alone": (lambda folder: ["--text", "a", "--out", "p"], "--out goes with --data"),
     "data alone": (lambda folder: ["--data", "m.csv"], "--data needs --out"),
+    "no lines": (
+        lambda folder: ["--data", "m.csv", "--out", "p.csv"],
+        "give it a name that ends in .jsonl",
+    ),
+    "JSON of many": (lambda folder: ["--data", "m.csv", "--out", "p.jsonl", "--json"], "--json prints one prediction"),
 }
 
 
@@ -286,6 +291,19 @@ def test_bad_utterances(run, tiny_run, tmp_path, make, fragment):
     before = sorted(tmp_path.rglob("*"))
     refused(run("predict", "--model", tiny_run.folder, *arguments), fragment)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_is_scored_is_not_overwritten_and_must_be_there(run, tiny_run, tiny_corpus, tmp_path):
+    lines = "id,text,sentiment,happy\na,hello,1,\nb,bye,-1,\n"
+    data = write_bytes(tmp_path / "m.csv", lines.encode())
+    refused(run("evaluate", tiny_run.folder, "--data", data, "--out", data), "is to be read, and would be overwritten")
+    assert data.read_text() == lines
+    told = run("evaluate", tiny_run.folder, "--data", data, "--out", "m.json")
+    refused(told, "split test: no row; there are none of a split, 2 of no split (fill in the column 'split')")
+    data = write_bytes(tmp_path / "n.csv", b"id,text,split\na,hello,test\n")
+    told = run("evaluate", tiny_run.folder, "--data", data, "--out", "m.json")
+    refused(told, "no row with text or audio in it that is labelled for sentiment or emotion")
+    assert not Path("m.json").exists()
 
 
 def test_bad_train_options(run, recipe, tiny_corpus, monkeypatch):
@@ -372,6 +390,12 @@ def test_standard_output_on_a_full_disk_or_closed(arguments):
 
 def test_a_reader_that_has_seen_enough():
     command = f"{sys.executable} -m mmolre.cli encoders list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_standard_output_that_is_closed():
+    command = f"{sys.executable} -m mmolre.cli encoders list >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

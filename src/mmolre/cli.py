@@ -28,6 +28,7 @@ Manifests = Annotated[UseAppendAction[tuple[Path, ...]], arg(metavar="MANIFEST",
 Flag = Annotated[bool, arg(help_behavior_hint="")]
 
 ROWS_FAILED = 3
+TABLE_SUFFIXES = (".csv", ".tsv", ".xlsx", ".parquet")
 
 
 @app.command(name="train")
@@ -127,7 +128,8 @@ def evaluate(
         data: a manifest with labels; may be given several times.
         split: which rows.
         modalities: predict from these of the model's alone, e.g. text, or text+covarep.
-        out: where to write; by default metrics-SPLIT.json (or metrics-SPLIT-A+B.json) in the run's folder.
+        out: where to write; by default metrics-SPLIT.json (or metrics-SPLIT-A+B.json) in the run's folder, or here, if
+            the run is not named by its folder.
         audio_root: where the manifest's audio lies, if not beside it.
         cache: where features are kept.
         device: cpu or cuda.
@@ -139,9 +141,12 @@ def evaluate(
     from mmolre.evaluate.report import metrics_table, write_metrics
     from mmolre.evaluate.run import evaluate as score
     from mmolre.evaluate.thresholds import modality_key
+    from mmolre.files import refuse_inputs
 
     if out is not None and out.is_dir():
         raise UserError(f"{out} is a folder: name a file to write the metrics to, such as metrics.json")
+    if out is not None:
+        refuse_inputs(out, data)
     check_device(device)
     bundle = load_bundle(run, device=device)
     chosen = _modalities(modalities)
@@ -205,6 +210,10 @@ def predict(
         raise UserError("--data needs --out FILE.jsonl to write the predictions to")
     if out is not None and not data:
         raise UserError("--out goes with --data; for one utterance use --json > FILE")
+    if data and json:
+        raise UserError("--json prints one prediction; with --data all are in the --out file, one JSON object a line")
+    if out is not None and out.suffix.lower() in TABLE_SUFFIXES:
+        raise UserError(f"--out {out}: what is written is a JSON object a line: give it a name that ends in .jsonl")
     if text is None and audio is None and not data:
         raise UserError("nothing to predict: give --text, --audio, both, or --data; `mmolre predict --help` says more")
     _wait_asleep()
@@ -336,7 +345,8 @@ def main() -> None:
                 code = app.cli(prog="mmolre", description=description, config=(DisallowNone, FlagCreatePairsOff))
             except SystemExit as end:  # help and bad usage
                 code = end.code
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who called
+            sys.stdout.flush()
     except UserError as error:
         print(f"mmolre: {' '.join(str(error).splitlines())}", file=sys.stderr)  # names of files may hold line breaks
         code = 2
@@ -344,7 +354,7 @@ def main() -> None:
         print("stopped", file=sys.stderr)
         code = 130
     except BrokenPipeError:  # the reader has seen enough; what is left must not be flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         code = 0
     except OSError as error:  # what is left: standard output on a full disk, a file that vanishes while it is read
         print(f"mmolre: {error}", file=sys.stderr)

@@ -14,18 +14,24 @@ from mmolre.errors import UserError
 def replacing(path: Path) -> Iterator[Path]:
     """A new file's path beside ``path`` to write to; renamed to ``path`` at the end, removed if anything went wrong.
 
+    Where ``path`` is a link, what it leads to is replaced.
+
     Raises:
-        UserError: the disk is full or the folder cannot be written to. ``path`` is then as it was.
+        UserError: the disk is full or the folder cannot be written to, or ``path`` is a folder, a device or a pipe. It
+            is then as it was.
     """
     beside = None
+    target = Path(os.path.realpath(path))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        if target.exists() and not target.is_file():
+            raise UserError(f"{path} is no file: name one, which would be replaced")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
         beside = Path(name)
         yield beside
         beside.chmod(0o666 & ~_umask())  # a temporary file is its owner's alone; the finished one is not
-        beside.replace(path)
+        beside.replace(target)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:

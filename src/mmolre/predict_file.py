@@ -26,7 +26,7 @@ class Counts(NamedTuple):
     Attributes:
         written: lines.
         failed: rows that could not be read; ``errors`` lists them, ``examples`` are the first few.
-        together: of those written, the ones that are of a recording or speaker with whose others they are read.
+        together: of those written, the ones that are read with others of their recordings or speakers.
         foreign: the language that the first texts seem to be in, where the model does not read it; else ``None``.
     """
 
@@ -96,7 +96,7 @@ def predict_file(
             results.write(_line(prediction.to_json()))
     if not failed:
         errors.unlink()
-    read_with_others = own.together if own is not None else 0
+    read_with_others = together.with_others if together is not None else 0
     return Counts(written, failed, errors, examples, read_with_others, predictor.foreign_language(first))
 
 
@@ -116,12 +116,11 @@ class _Own:
 
     def __init__(self, predictor: Predictor, together: Together, file: IO[str]) -> None:
         self._predictor, self._together, self._file = predictor, together, file
-        self.together = 0
 
     def keep(self, prediction: Prediction, utterance: Utterance) -> None:
         """One more, in the order of the file to be."""
         recording, speaker = utterance.recording, utterance.speaker
-        self.together += self._predictor.count_in(self._together, [prediction], [recording], [speaker])
+        self._predictor.count_in(self._together, [prediction], [recording], [speaker])
         self._file.write(_line([recording, speaker, prediction.to_json()]))
 
     def in_context(self) -> Iterator[Prediction]:

@@ -159,13 +159,9 @@ class Predictor:
         predictions: Sequence[Prediction],
         recordings: Sequence[str | None],
         speakers: Sequence[str | None] | None = None,
-    ) -> int:
-        """Add to what :meth:`in_context` reads of all; arguments as there.
-
-        Returns:
-            how many of these are of a recording or speaker with whose others they are read.
-        """
-        return together.add(_on_their_own(predictions, recordings, speakers))
+    ) -> None:
+        """Add to what :meth:`in_context` reads of all; arguments as there."""
+        together.add(_on_their_own(predictions, recordings, speakers))
 
     def predict_features(
         self, ids: Sequence[str], arrays: Sequence[Mapping[str, np.ndarray]], truncated: Sequence[bool]

@@ -113,13 +113,44 @@ class TestCsv:
             ("text\nx\n", {"group": "text"}, "choose from id, video_id, speaker"),
             ("id,text\n1,x\n1,y\n", {}, "the id '1' is also that of t.csv:2"),
             ("text\nx\n", {"encoding": "klingon"}, "there is no encoding 'klingon'"),
-            ("text\n\n", {}, "no usable utterance"),
+            ("text\n\n", {}, r"t\.csv: no usable utterance"),
+            ("text,Speaker\nx,s\n", {"folds": (0.5, 0.3, 0.2), "group": "speaker"}, "no column 'speaker': give --map"),
+            ("text,score\nx,1\n", {"scales": {"sentiment": (1, 5)}}, "--scale sentiment: no such column"),
+            ("text,joy\nx,1\n", {"scales": {"emotions": (1, 5)}}, "--scale emotions: no such column"),
+            ("text\nx\n", {"audio_root": Path("nowhere")}, "--audio-root nowhere: not a folder"),
         ],
     )
     def test_what_does_not_fit(self, tmp_path, content, options, message):
         with pytest.raises(UserError, match=message):
             import_csv([put(tmp_path / "t.csv", content)], tmp_path / "out", TableOptions(**options))
         assert not (tmp_path / "out" / "manifest.csv").exists()
+
+    def test_columns_that_are_not_read_are_told_of(self, tmp_path):
+        path = put(tmp_path / "t.csv", "ID,Text,Sentiment,Speaker,other\na,x,1,s,o\n")
+        summary = import_csv([path], tmp_path / "o", TableOptions(columns={"text": "Text", "speaker": "Speaker"}))
+        told = [note for note in summary.notes if "is not read" in note]
+        assert told == [
+            "t.csv: the column 'ID' is not read: if it is 'id', give --map id=ID",
+            "t.csv: the column 'Sentiment' is not read: if it is 'sentiment', give --map sentiment=Sentiment",
+        ]
+
+    def test_odd_times(self, tmp_path):
+        content = "id,start,end,audio\na,-0.2,2,a.wav\nb,0,2,a.wav\nc,5,2,a.wav\nd,,,a.wav\n"
+        path = put(tmp_path / "t.csv", content)
+        summary = import_csv([path], tmp_path / "o")
+        rows = {row.id: (row.cut, row.start, row.end) for row in read_manifest(summary.path)}
+        assert rows == {"a": (True, 0, 2), "b": (True, 0, 2), "c": (False, None, None), "d": (False, None, None)}
+        assert "1 rows do not start before they end, e.g. c: their recordings are read whole" in summary.notes
+
+    def test_an_import_that_fails_leaves_no_new_features(self, tmp_path):
+        root = tmp_path / "sound"
+        root.mkdir()
+        path = put(tmp_path / "t.csv", "id,text,audio\na,x,/elsewhere/a.wav\n")
+        np.savez(tmp_path / "f.npz", ids=np.array(["a"]), x=np.zeros((1, 3)))
+        options = TableOptions(features={"f": tmp_path / "f.npz"}, audio_root=root)
+        with pytest.raises(UserError, match="lies outside the audio root"):
+            import_csv([path], tmp_path / "out", options)
+        assert not list((tmp_path / "out").iterdir())
 
     def test_other_encodings(self, tmp_path):
         path = put(tmp_path / "t.csv", "text\nnaïve\n", "cp1252")

@@ -82,6 +82,17 @@ def test_audio_missing_lengths_and_longer_than_the_window(tmp_path):
     assert "nothing is labelled" in text
 
 
+def test_times_beyond_the_recording(tmp_path):
+    write_wave(tmp_path / "a.wav", 440, seconds=1.5)
+    times = {"a": (0.0, 1.5), "rounded": (1.0, 1.9), "b": (1.0, 4.0), "c": (9.0, 12.0)}
+    rows = [Utterance(k, audio=tmp_path / "a.wav", start=s, end=e, cut=True) for k, (s, e) in times.items()]
+    write_manifest(tmp_path / "m.csv", rows)
+    told = "2 rows end after their recording does, e.g. b at 4 s of 1.5"
+    assert any(line.startswith(told) for line in inspect_manifest(tmp_path / "m.csv")["warnings"])
+    write_manifest(tmp_path / "m.csv", rows[:2])
+    assert not any("end after" in line for line in inspect_manifest(tmp_path / "m.csv")["warnings"])
+
+
 def test_leaks(tmp_path):
     said = "exactly the same five words"
     rows = [

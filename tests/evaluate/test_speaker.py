@@ -167,7 +167,8 @@ def test_speakers_of_different_recordings_are_different_and_words_are_of_the_rec
     def read(modalities, recordings, speakers):
         together = collection()
         own = OnTheirOwn(modalities, recordings, speakers, sentiment, p)
-        return together.add(own), *together.read(own)
+        together.add(own)
+        return together.with_others, *together.read(own)
 
     counted, own_sentiment, by_one = read(voices, ["call"] * n, ["A"] * n)
     assert counted == n
@@ -184,13 +185,15 @@ def test_speakers_of_different_recordings_are_different_and_words_are_of_the_rec
     np.testing.assert_allclose(by_call[odd], by_two[odd])
     # Of unknown speakers, and of few utterances, a voice stays as it is, to the last bit.
     for recordings, speakers in ((["call"] * n, [None] * n), ([str(i) for i in range(n)], ["A"] * n)):
-        _, _, same = read(voices, recordings, speakers)
+        counted, _, same = read(voices, recordings, speakers)
+        assert counted == 0
         np.testing.assert_allclose(same, p, atol=1e-12)
     counted, _, of_words = read(words, ["call"] * n, ["A"] * n)
     assert counted == n
     assert np.abs(of_words - p).max() > 0.05
     np.testing.assert_array_equal(read(words, ["call"] * n, [None] * n)[2], of_words)
     assert read(words, [None] * n, ["A"] * n)[0] == 0
+    assert read(words, ["call", "call", *map(str, range(n - 2))], ["A"] * n)[0] == 2
     # Neither do voices change what words are read with, nor words what voices are.
     mixed = [("audio",) if i % 2 else ("text",) for i in range(n)]
     _, _, both = read(mixed, ["call"] * n, ["A"] * n)

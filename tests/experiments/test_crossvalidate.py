@@ -155,7 +155,7 @@ def test_each_is_read_by_who_has_not_learned_it(videos, recipe, tmp_path, monkey
     assert told[0] == "8 utterances of the split test are left alone"
     assert told[1] == "fold 1 of 3: 8 utterances of 2 recordings held out"
     assert {path.name for path in where.out.iterdir()} == {
-        *("data.json", "fold-1", "fold-2", "fold-3", "crossvalidate.json", "predictions.jsonl")
+        *("data.json", "folds.json", "fold-1", "fold-2", "fold-3", "crossvalidate.json", "predictions.jsonl")
     }
     said = [json.loads(line) for line in (where.out / "predictions.jsonl").read_text().splitlines()]
     of = {u.id: u for u in read_manifest(videos)}
@@ -216,7 +216,7 @@ def test_stopped_and_going_on(videos, recipe, tmp_path):
     assert again == content
     whole, _ = crossvalidate(recipe, where._replace(out=tmp_path / "whole"), by="recording", folds=3)
     assert whole == content
-    with pytest.raises(UserError, match="begun with other data"):
+    with pytest.raises(UserError, match="out holds 3 folds by recording; give another --out"):
         crossvalidate(recipe, where, by="recording", folds=4)
 
 

@@ -75,7 +75,7 @@ def test_nothing_to_evaluate(tiny_run, tmp_path):
     bundle = load_bundle(tiny_run.folder)
     path = tmp_path / "m.csv"
     path.write_text("id,split,text,sentiment,audio\na,train,good,1,\nb,test,good,,\n")
-    with pytest.raises(UserError, match="split test: no labelled row with text or audio"):
+    with pytest.raises(UserError, match="split test: no row with text or audio in it that is labelled for sentiment"):
         evaluate(bundle, [path], "test")
     path.write_text("id,split,audio,sentiment\na,test,gone.wav,1\n")
     with pytest.raises(UserError, match=r"none of the 1 rows could be read; the first: .*gone.wav"):

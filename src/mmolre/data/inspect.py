@@ -17,6 +17,7 @@ from mmolre.schema import EMOTIONS, SPLITS, Utterance
 
 _LONG = 60.0  # seconds: more than the audio encoders' window
 _PROBED = 200  # recordings of which the length is read, evenly taken
+_BEYOND = 0.5  # seconds: what times are rounded by, and more
 _TELLING_WORDS = 5  # a text that is at least so long is not in two splits by chance
 _EXAMPLES = 3
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -106,6 +107,20 @@ def _audio(rows: Sequence[Utterance], warnings: list[str]) -> dict[str, Any]:
             seconds.append(length)
     if unreadable:
         warnings.append(f"{len(unreadable)} of {len(probed)} audio files tried have no sound, e.g. {unreadable[0]}")
+    cut = [row for row in voiced if row.cut and row.id not in gone]
+    lengths: dict[Path, float | None] = {}
+    for row in cut[:: max(1, len(cut) // _PROBED)]:
+        if row.audio is not None and row.audio not in lengths:
+            lengths[row.audio] = _duration(row.audio)
+    known = {path: length for path, length in lengths.items() if length is not None}
+    beyond = [
+        (row.id, row.end, known[row.audio])
+        for row in cut
+        if row.audio in known and row.end is not None and row.end > known[row.audio] + _BEYOND
+    ]
+    if beyond:
+        told = "{} rows end after their recording does, e.g. {} at {:g} s of {:.1f}: are the times of another one?"
+        warnings.append(told.format(len(beyond), *beyond[0]))
     long = sum(length > _LONG for length in seconds)
     if long:
         warnings.append(f"{long} of {len(seconds)} sounds measured are longer than {_LONG:g} s: cut them")

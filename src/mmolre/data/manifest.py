@@ -23,7 +23,7 @@ the manifest, and the files of ready-made features.
 import difflib
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -210,12 +210,19 @@ def _check_columns(path: Path, row: int, columns: list[str], has_features: bool)
     raise UserError(f"{where}: no column {missing}; there are: {', '.join(columns)[:200] or 'none'}")
 
 
-def _warn_of_misspelt(path: Path, columns: list[str]) -> None:
+def misspelt(columns: Sequence[str]) -> list[tuple[str, str]]:
+    """Columns that are none of ours, and which of ours, not there, each is like."""
     absent = [name for name in COLUMNS if name not in columns]
+    found = []
     for column in columns:
         near = difflib.get_close_matches(column.lower(), absent, 1, cutoff=0.75) if column not in COLUMNS else []
-        if near:
-            _warn(f"{path.name}: the column {column!r} is ignored: is {near[0]!r} meant?")
+        found += [(column, near[0])] if near else []
+    return found
+
+
+def _warn_of_misspelt(path: Path, columns: list[str]) -> None:
+    for column, meant in misspelt(columns):
+        _warn(f"{path.name}: the column {column!r} is ignored: is {meant!r} meant?")
 
 
 def _warn(message: str) -> None:

@@ -54,7 +54,8 @@ def iter_rows(path: Path, wanted: Collection[str], delimiter: str = ",", encodin
             yield row, values
     except UnicodeError:
         name = "UTF-8" if encoding == "utf-8-sig" else encoding
-        raise UserError(f"{path}: not {name} text after row {row}: save the file as UTF-8") from None
+        mend = "save the file as UTF-8, or import it by `mmolre import csv --encoding NAME`"
+        raise UserError(f"{path}: not {name} text after row {row}: {mend}") from None
     except LookupError:
         raise UserError(f"there is no encoding {encoding!r}; common are utf-8, cp1252, gbk") from None
     except OSError as error:  # also what pyarrow raises for a damaged page
@@ -90,7 +91,8 @@ def _check_header(path: Path, header: list[str], delimiter: str) -> None:
     if twice:
         raise UserError(f"{path}:1: the column {twice[0]!r} occurs twice: rename or remove one")
     if delimiter == "," and len(header) == 1 and (";" in header[0] or "\t" in header[0]):
-        raise UserError(f"{path}:1: the columns must be separated by commas: save the file as comma-separated CSV")
+        mend = "save the file as comma-separated CSV, or import it by `mmolre import csv --delimiter CHARACTER`"
+        raise UserError(f"{path}:1: the columns must be separated by commas: {mend}")
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:

@@ -58,6 +58,12 @@ class Recordings:
             if recording is not None:
                 self._sums[recording] = self._sums.get(recording, 0.0) + np.append(values, 1.0)
 
+    @property
+    def with_others(self) -> int:
+        """How many of those counted in have another one of their recording."""
+        counts = [int(sums[-1]) for sums in self._sums.values()]
+        return sum(count for count in counts if count > 1)
+
     def others(self, recordings: Sequence[str | None], values_nv: NDArray[np.float64]) -> Others:
         """Of utterances that have been counted in, what the others of their recordings come to."""
         none = np.zeros(OUTPUTS + 1)

@@ -1,5 +1,6 @@
 """Scoring a trained model on one split of a manifest."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +55,14 @@ def evaluate(
     Raises:
         UserError: as there, and for a bad manifest or no labelled row in the split.
     """
-    rows = [u for u in read_manifests(list(data), audio_root=audio_root) if u.split == split]
+    everything = read_manifests(list(data), audio_root=audio_root)
+    rows = [u for u in everything if u.split == split]
     named = f"{', '.join(map(str, data))}, split {split}"
+    if not rows:
+        found = Counter(u.split for u in everything)
+        there = ", ".join(f"{n} of {name}" for name, n in found.items() if name) or "none of a split"
+        blank = f", {found[None]} of no split (fill in the column 'split')" if found[None] else ""
+        raise UserError(f"{named}: no row; there are {there}{blank}")
     return evaluate_on(bundle, rows, named=named, modalities=modalities, cache=cache, progress=progress)
 
 
@@ -75,8 +82,8 @@ def evaluate_on(
         modalities: predict from these alone; an utterance without any of them is left out.
 
     Raises:
-        UserError: no labelled utterance with such a modality, none that can be read, a modality that the model does
-            not read.
+        UserError: no utterance with a label of the model's tasks and such a modality, none that can be read, a modality
+            that the model does not read.
     """
     encoders = bundle.encoders
     if modalities is not None:
@@ -85,16 +92,17 @@ def evaluate_on(
             raise UserError(f"the model does not read {named}; it reads {', '.join(encoders)}")
         encoders = {m: encoder for m, encoder in encoders.items() if m in modalities}
     rows = [only(u, tuple(encoders)) for u in utterances]
-    rows = [u for u in rows if u.labelled_for and u.modalities]  # what a row does not claim to have is no failure
+    tasks = bundle.model.config.tasks
+    # What a row does not claim to have is no failure.
+    rows = [u for u in rows if not set(tasks).isdisjoint(u.labelled_for) and u.modalities]
     if not rows:
-        raise UserError(f"{named}: no labelled row with {' or '.join(encoders)} in it")
+        raise UserError(f"{named}: no row with {' or '.join(encoders)} in it that is labelled for {' or '.join(tasks)}")
     dataset = build_dataset(rows, encoders, cache, progress=progress)
     if not dataset.utterances:
         first = (dataset.failed + dataset.empty)[0]
         raise UserError(f"none of the {len(rows)} rows could be read; the first: {first.reason}")
     raw = infer(bundle.model, dataset.arrays, each_alone=bundle.decision.needs_each_alone)
     sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
-    tasks = bundle.model.config.tasks
 
     def scored(predicted: NDArray[np.float64], probabilities: NDArray[np.float64], *, together: bool) -> dict[str, Any]:
         return evaluate_predictions(

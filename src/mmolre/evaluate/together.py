@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmolre.evaluate.context import Context, Recordings, outputs, values
-from mmolre.evaluate.speaker import Speakers, logits_of, probabilities_of
+from mmolre.evaluate.speaker import FEWEST, Speakers, logits_of, probabilities_of
 from mmolre.evaluate.thresholds import modality_key
 
 BySpeaker = tuple[str, str | None, str]
@@ -60,15 +60,21 @@ class Together:
         self._logits: dict[BySpeaker, list[NDArray[np.float64]]] = {}
         self._shifts: dict[BySpeaker, NDArray[np.float64]] = {}
 
-    def add(self, own: OnTheirOwn) -> int:
-        """Count utterances in; how many of them are of a recording or a speaker with whose others they are read."""
+    def add(self, own: OnTheirOwn) -> None:
+        """Count utterances in."""
         within, by = self._of(own)
         self._sums.add(within, values(own.sentiment, own.probabilities))
         for i, key in enumerate(by):
             if key is not None:
                 self._logits.setdefault(key, []).append(logits_of(own.probabilities[i : i + 1]))
                 self._shifts.pop(key, None)
-        return sum(a is not None or b is not None for a, b in zip(within, by, strict=True))
+
+    @property
+    def with_others(self) -> int:
+        """How many of those counted in are read with others of their recordings, or of their speakers where these are
+        enough to tell (:data:`mmolre.evaluate.speaker.FEWEST`)."""
+        of_speakers = [len(logits) for logits in self._logits.values()]
+        return self._sums.with_others + sum(count for count in of_speakers if count >= FEWEST)
 
     def read(self, own: OnTheirOwn) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Some of those that were counted in, in the light of all: sentiment, not clipped, and probabilities."""

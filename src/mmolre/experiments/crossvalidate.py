@@ -32,6 +32,7 @@ By = Literal["recording", "speaker", "utterance"]
 
 PREDICTIONS_FILE = "predictions.jsonl"
 RESULT_FILE = "crossvalidate.json"
+FOLDS_FILE = "folds.json"
 FAILED_HELD_OUT_FILE = "failed-rows-held-out.jsonl"
 VALID_SHARE = 0.1
 DEAL_SEED = 0
@@ -147,6 +148,7 @@ def crossvalidate(
     for one in recipes:
         check_teachers(one.teachers)
     claim(where._replace(data=everything))
+    _claim_folds(where.out, {"by": by, "folds": folds})
     named = ", ".join(map(str, everything))
     if left := sum(u.split == "test" for u in own):
         tell(f"{left:,} utterances of the split test are left alone")
@@ -223,6 +225,14 @@ def _rows(metrics: Mapping[str, Any]) -> list[str]:
         shown = "".join(f"{'–' if x is None or np.isnan(x) else f'{x:.4f}':>10}" for x in columns)
         lines.append(f"{key:<22}{'↓' if lower else '↑':<2}{shown}")
     return lines
+
+
+def _claim_folds(out: Path, dealt: Mapping[str, Any]) -> None:
+    path = out / FOLDS_FILE
+    if not path.exists():
+        write_text(path, json.dumps(dealt) + "\n")
+    elif (there := json.loads(path.read_text(encoding="utf-8"))) != dealt:
+        raise UserError(f"{out} holds {there['folds']} folds by {there['by']}; give another --out, or delete it")
 
 
 def _group(utterance: Utterance, by: By) -> Group:

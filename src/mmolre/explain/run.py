@@ -131,4 +131,4 @@ def explain(
 
 def _written(name: str, files: Sequence[Path], content: Any, out: Path, tell: Tell) -> None:
     write_text(out / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    tell(f"written: {', '.join(str(file) for file in files)}, {name}.json")
+    tell(f"written: {', '.join(str(file) for file in files)}, {out / f'{name}.json'}")

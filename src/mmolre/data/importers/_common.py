@@ -90,7 +90,27 @@ def finish(
     for name in features or {}:
         check_feature_name(name, str(path))
     dropped, notes = list(dropped), list(notes)
-    files, held = _write_features(path, features or {}, notes)
+    before = {name for name in features or {} if _feature_file(path, name).exists()}
+    try:
+        return _finished(importer, rows, path, audio_root, dropped, notes, inputs, features or {}, options)
+    except UserError:
+        for name in set(features or {}) - before:  # without a manifest they are of no use
+            _feature_file(path, name).unlink(missing_ok=True)
+        raise
+
+
+def _finished(
+    importer: str,
+    rows: Sequence[Utterance],
+    path: Path,
+    audio_root: Path,
+    dropped: list[tuple[str, str]],
+    notes: list[str],
+    inputs: list[Path],
+    features: "Mapping[str, Arrays]",
+    options: Mapping[str, Any] | None,
+) -> ImportSummary:
+    files, held = _write_features(path, features, notes)
     kept = []
     for row in rows:
         if row.text is None and row.audio is None and row.id not in held:
@@ -98,7 +118,8 @@ def finish(
         else:
             kept.append(replace(row, features=files) if files else row)
     if not kept:
-        raise UserError(f"{audio_root}: no usable utterance: {dropped[0][1] if dropped else 'it is empty'}")
+        source = ", ".join(map(str, inputs)) or audio_root
+        raise UserError(f"{source}: no usable utterance: {dropped[0][1] if dropped else 'it is empty'}")
     folder = path.parent.resolve()
     beside = all(row.audio.resolve().is_relative_to(folder) for row in kept if row.audio is not None)
     if not beside:
@@ -125,7 +146,6 @@ def _write_features(
     """Name -> file of those that hold anything, and all ids that are in one of them."""
     from mmolre.data.feature_file import FeatureFile, write_feature_file
 
-    prefix = "" if manifest.stem == "manifest" else f"{manifest.stem}."
     files: dict[str, Path] = {}
     held: set[str] = set()
     for name, arrays in features.items():
@@ -134,13 +154,18 @@ def _write_features(
         if first is None:
             notes.append(f"no utterance has features of {name}")
             continue
-        file = (manifest.parent / f"{prefix}{name}.safetensors").absolute()
+        file = _feature_file(manifest, name)
         count = write_feature_file(file, itertools.chain([first], stream))
         written = FeatureFile(file)
         notes.append(f"features {name}: {count} utterances, {written.width} wide")
         held.update(written.ids)
         files[name] = file
     return files, held
+
+
+def _feature_file(manifest: Path, name: str) -> Path:
+    prefix = "" if manifest.stem == "manifest" else f"{manifest.stem}."
+    return (manifest.parent / f"{prefix}{name}.safetensors").absolute()
 
 
 def one_emotion(name: str | None, intensity: float = 1.0) -> tuple[float, ...]:

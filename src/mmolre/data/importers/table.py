@@ -17,7 +17,7 @@ from mmolre.data.importers._common import (
     rescale,
     split_of,
 )
-from mmolre.data.manifest import COLUMNS
+from mmolre.data.manifest import COLUMNS, misspelt
 from mmolre.data.manifest_fields import LABEL_RANGES, as_label, as_number, as_seconds, as_split, as_string
 from mmolre.data.manifest_rows import iter_rows
 from mmolre.errors import UserError
@@ -68,13 +68,17 @@ def import_csv(sources: Sequence[Path], out: Path, options: TableOptions | None 
         for name, scale in options.scales.items()
     ]
     for path in map(Path, sources):
-        for number, values in _rows(path, options):
+        for number, values in _rows(path, options, notes):
             where = f"{path.name}:{number}"
             row = _utterance(values, where, path, options)
             if row.id in seen:
                 raise UserError(f"{where}: the id {row.id!r} is also that of {seen[row.id]}: ids must differ")
             seen[row.id] = where
             rows.append(row)
+    if uncut := [row.id for row in rows if row.audio and row.start is not None and row.end is not None and not row.cut]:
+        notes.append(
+            f"{len(uncut)} rows do not start before they end, e.g. {uncut[0]}: their recordings are read whole"
+        )
     if any(row.split for row in rows):
         notes.append(f"splits: {count_splits(rows)}")
     root = options.audio_root or Path(sources[0]).parent
@@ -102,6 +106,8 @@ def _check(options: TableOptions) -> None:
     folds = options.folds
     if folds is not None and (min(folds) < 0 or not math.isclose(sum(folds), 1, abs_tol=1e-6)):
         raise UserError("--folds: the fractions of train, valid and test must add up to 1")
+    if options.audio_root is not None and not options.audio_root.is_dir():
+        raise UserError(f"--audio-root {options.audio_root}: not a folder")
     if options.group not in ("id", "video_id", "speaker"):
         raise UserError(f"--group {options.group}: choose from id, video_id, speaker")
 
@@ -110,8 +116,8 @@ def _own_range(name: str) -> tuple[float, float]:
     return LABEL_RANGES[EMOTIONS[0] if name == "emotions" else name]
 
 
-def _rows(path: Path, options: TableOptions) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Each row with our columns' names, those that the options do not rename included."""
+def _rows(path: Path, options: TableOptions, notes: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Each row with our columns' names, those that the options do not rename included; notes on columns not read."""
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     theirs = {target: options.columns.get(target, target) for target in TARGETS}
@@ -125,8 +131,26 @@ def _rows(path: Path, options: TableOptions) -> Iterator[tuple[int, dict[str, An
                 raise UserError(
                     f"{path}: which column holds the text? --map text=COLUMN; there are: {', '.join(values)[:200]}"
                 )
+            if path.suffix.lower() != ".jsonl":
+                _check_wanted(path, {target for target, column in theirs.items() if column in values}, options)
+            read = set(theirs.values())
+            ours = [target for target, column in theirs.items() if column in values]
+            notes += [
+                f"{path.name}: the column {column!r} is not read: if it is {meant!r}, give --map {meant}={column}"
+                for column, meant in misspelt([*ours, *(name for name in values if name and name not in read)])
+            ]
             first = False
         yield number, {target: values.get(column) for target, column in theirs.items()}
+
+
+def _check_wanted(path: Path, there: set[str], options: TableOptions) -> None:
+    """A :class:`UserError` where a column that an option is about is not there."""
+    if options.folds is not None and options.group == "speaker" and "speaker" not in there:
+        raise UserError(f"{path}: --group speaker: no column 'speaker': give --map speaker=COLUMN")
+    for name in options.scales:
+        if there.isdisjoint(EMOTIONS if name == "emotions" else (name,)):
+            target = "EMOTION" if name == "emotions" else name
+            raise UserError(f"{path}: --scale {name}: no such column: give --map {target}=COLUMN")
 
 
 def _utterance(values: dict[str, Any], where: str, path: Path, options: TableOptions) -> Utterance:
@@ -137,6 +161,8 @@ def _utterance(values: dict[str, Any], where: str, path: Path, options: TableOpt
     key = key or (f"{video}_{clip}" if video and clip else f"{path.stem}-{where.rpartition(':')[2]}")
     audio = as_string(get("audio"), "audio", where)
     start, end = as_seconds(get("start"), "start", where), as_seconds(get("end"), "end", where)
+    if audio is not None and start is not None and end is not None:
+        start = max(start, 0.0)
     speaker = as_string(get("speaker"), "speaker", where)
     emotions = tuple(_scaled(get(name), name, where, options) for name in EMOTIONS)
     named = as_string(get("emotion"), "emotion", where)
@@ -155,7 +181,7 @@ def _utterance(values: dict[str, Any], where: str, path: Path, options: TableOpt
         audio=None if audio is None else (options.audio_root or path.parent).absolute() / audio,
         start=start,
         end=end,
-        cut=audio is not None and start is not None and end is not None and 0 <= start < end,
+        cut=audio is not None and start is not None and end is not None and start < end,
         split=split,
         speaker=speaker,
         video_id=video,

@@ -1,0 +1,52 @@
+"""Nothing is half-written, and nothing but files is replaced."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mmolre.errors import UserError
+from mmolre.files import replacing, write_text
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_link_leads_to_what_is_replaced(tmp_path):
+    target = tmp_path / "real" / "p.jsonl"
+    target.parent.mkdir()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(target)
+    for text in ("one", "two"):  # at first it leads to nothing
+        write_text(link, text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert names(target.parent) == {"p.jsonl"}
+    assert names(tmp_path) == {"real", "link.jsonl"}
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_stays(tmp_path, make):
+    path = tmp_path / "p"
+    make(path)
+    kind = path.stat().st_mode
+    with pytest.raises(UserError, match="p is no file: name one"):
+        write_text(path, "x")
+    assert path.stat().st_mode == kind
+    assert names(tmp_path) == {"p"}
+
+
+def test_what_goes_wrong_leaves_it_as_it_was(tmp_path):
+    path = tmp_path / "p"
+    write_text(path, "before")
+
+    def fail():
+        with replacing(path) as beside:
+            beside.write_text("after")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "before"
+    assert names(tmp_path) == {"p"}
