@@ -82,8 +82,8 @@ def evaluate_on(
         modalities: predict from these alone; an utterance without any of them is left out.
 
     Raises:
-        UserError: no utterance with a label of the model's tasks and such a modality, none that can be read, a modality
-            that the model does not read.
+        UserError: no utterance with such a modality that is labelled for one of the model's tasks, none that can be
+            read, a modality that the model does not read.
     """
     encoders = bundle.encoders
     if modalities is not None:
@@ -93,9 +93,9 @@ def evaluate_on(
         encoders = {m: encoder for m, encoder in encoders.items() if m in modalities}
     rows = [only(u, tuple(encoders)) for u in utterances]
     tasks = bundle.model.config.tasks
-    # What a row does not claim to have is no failure.
-    rows = [u for u in rows if not set(tasks).isdisjoint(u.labelled_for) and u.modalities]
-    if not rows:
+    rows = [u for u in rows if u.labelled_for and u.modalities]  # what a row does not claim to have is no failure
+    # Those labelled for another task are predicted, too: models of one task each are compared on the same rows.
+    if all(set(tasks).isdisjoint(u.labelled_for) for u in rows):
         raise UserError(f"{named}: no row with {' or '.join(encoders)} in it that is labelled for {' or '.join(tasks)}")
     dataset = build_dataset(rows, encoders, cache, progress=progress)
     if not dataset.utterances:
