@@ -27,20 +27,20 @@ def record(source: Path, name: str, title: str, root: Path = ROOT, scored_on: st
     """Write the record; returns its file. ``scored_on``: what split of the corpus the experiment's test split was."""
     if source.stem not in KINDS:
         raise SystemExit(f"{source}: not one of {', '.join(f'{kind}.json' for kind in KINDS)}")
+    if scored_on != "test" and source.stem not in TITLES:
+        raise SystemExit(f"{source}: --scored-on is for {' and '.join(TITLES)}")
     about = {"title": title} | ({} if scored_on == "test" else {"scored_on": scored_on})
     content = about | _without(json.loads(source.read_text(encoding="utf-8")))
     target = root / "results" / "experiments" / f"{source.stem}-{name}.json"
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    drawn = root / "docs" / "figures" / f"{target.stem}.svg"
+    drawn.parent.mkdir(parents=True, exist_ok=True)
     if scored_on != "test":
-        if source.stem not in TITLES:
-            raise SystemExit(f"{source}: --scored-on is for {' and '.join(TITLES)}")
         with tempfile.TemporaryDirectory() as folder:  # what the run drew says test
             rows_figure(Path(folder) / target.stem, TITLES[source.stem], content)
-            (root / "docs" / "figures").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(Path(folder) / f"{target.stem}.svg", root / "docs" / "figures" / f"{target.stem}.svg")
+            shutil.copyfile(Path(folder) / drawn.name, drawn)
     elif (figure := source.with_suffix(".svg")).exists():
-        (root / "docs" / "figures").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(figure, root / "docs" / "figures" / f"{target.stem}.svg")
+        shutil.copyfile(figure, drawn)
     return target
 
 

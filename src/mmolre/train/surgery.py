@@ -31,10 +31,12 @@ def pcgrad(by_task: Sequence[Gradients], own: Collection[int] = ()) -> Gradients
     """
     total: Gradients = [_sum(column) for column in zip(*by_task, strict=True)]
     shared = [i for i in range(len(total)) if i not in own and all(_reached(gradients[i]) for gradients in by_task)]
+    if not shared:  # a batch without labels of a task
+        return total
     vectors = [[g for i in shared if (g := gradients[i]) is not None] for gradients in by_task]
     for i, mine in enumerate(vectors):
         for j, other in enumerate(vectors):
-            if i == j or not shared or (product := _dot(mine, other)) >= 0:
+            if i == j or (product := _dot(mine, other)) >= 0:
                 continue
             scale = product / _dot(other, other)
             mine = [a - scale * b for a, b in zip(mine, other, strict=True)]
