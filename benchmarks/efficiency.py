@@ -2,6 +2,7 @@
 
     export OMP_NUM_THREADS=1
     python benchmarks/efficiency.py --out results/experiments/efficiency.json --figure docs/figures/efficiency
+    python benchmarks/efficiency.py --out runs/efficiency-cuda.json --device cuda --batch 64
 
 Of the middle of one modality (two UniTSE blocks, d = 384, k = 4, two tasks): parameters; FLOPs of a forward pass of one
 utterance; CPU time and memory of a training step (forward, backward, AdamW) of ``--batch`` utterances of 32 time steps.
@@ -9,7 +10,8 @@ And of one bank of low-rank experts: the time of computing all of them and maski
 
 Times are of this process on one thread (CPU seconds), medians over turns in which every N and both ranks are timed one
 after another, so that other work on the machine troubles all alike: read their ratios. Memory is how far a process of
-its own grew above what it held before the model was made.
+its own grew above what it held before the model was made. On a GPU times are of the clock on the wall, and memory is the
+most that torch held.
 """
 
 import argparse
@@ -18,12 +20,12 @@ import os
 import platform
 import resource
 import statistics
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from gather import measure as measure_gathering
+from gather import seconds, synchronise
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmolre.files import write_text
@@ -52,11 +54,11 @@ def config(kind: str, experts: int, width: int = WIDTH) -> ModelConfig:
 class Step:
     """A training step of one cell."""
 
-    def __init__(self, shape: ModelConfig, batch: int) -> None:
-        self.module = UniTSE(shape)
+    def __init__(self, shape: ModelConfig, batch: int, device: str = "cpu") -> None:
+        self.module = UniTSE(shape).to(device)
         self.optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
-        self.x = torch.randn(batch, TIME_STEPS, shape.width)
-        self.mask = torch.ones(batch, TIME_STEPS, dtype=torch.bool)
+        self.x = torch.randn(batch, TIME_STEPS, shape.width, device=device)
+        self.mask = torch.ones(batch, TIME_STEPS, dtype=torch.bool, device=device)
 
     def __call__(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -71,8 +73,15 @@ class Step:
         return counter.get_total_flops()
 
 
-def memory(shape: ModelConfig, batch: int) -> int:
-    """Bytes by which a process grows that makes the cell and does two steps."""
+def memory(shape: ModelConfig, batch: int, device: str = "cpu") -> int:
+    """Bytes by which a process grows that makes the cell and does two steps; on a GPU those that torch holds for it."""
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step = Step(shape, batch, device)
+        step()
+        step()
+        return torch.cuda.max_memory_allocated() - before
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
@@ -90,22 +99,23 @@ def memory(shape: ModelConfig, batch: int) -> int:
     return int(said)
 
 
-def measure(experts: tuple[int, ...], batch: int, repeats: int, width: int = WIDTH) -> dict[str, Any]:
+def measure(
+    experts: tuple[int, ...], batch: int, repeats: int, width: int = WIDTH, device: str = "cpu"
+) -> dict[str, Any]:
     """Kind -> one value per N of ``parameters``, ``flops``, ``step_ms`` and ``memory_bytes``."""
     shapes = {(kind, n): config(kind, n, width) for kind in KINDS for n in experts}
-    used = {key: memory(shape, batch) for key, shape in shapes.items()}  # first: nothing is there to be used again
+    used = {key: memory(shape, batch, device) for key, shape in shapes.items()}  # first: nothing is there to be used again
     facts: dict[tuple[str, int], tuple[int, int]] = {}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in shapes}
     for turn in range(repeats):
         for key, shape in shapes.items():
-            step = Step(shape, batch)
+            step = Step(shape, batch, device)
             facts[key] = sum(p.numel() for p in step.module.parameters()), step.flops()
             if not turn:
                 step()
             step()  # optimizer state is made in the first
-            start = time.process_time()
-            step()
-            times[key].append(1e3 * (time.process_time() - start))
+            synchronise(device)
+            times[key].append(1e3 * seconds(step, device))
     return {
         kind: {
             "parameters": [facts[kind, n][0] for n in experts],
@@ -117,12 +127,12 @@ def measure(experts: tuple[int, ...], batch: int, repeats: int, width: int = WID
     }
 
 
-def gathering(experts: tuple[int, ...], batch: int, repeats: int) -> dict[str, list[float]]:
+def gathering(experts: tuple[int, ...], batch: int, repeats: int, device: str = "cpu") -> dict[str, list[float]]:
     """k -> for each N >= k the time of computing all and masking over that of gathering, forward + backward."""
     found: dict[str, list[float]] = {}
     for kept in (1, 2, KEPT):
         for n in (n for n in experts if n >= kept):
-            times = measure_gathering(n, RANK, kept, batch, TIME_STEPS, 2, repeats, "cpu")
+            times = measure_gathering(n, RANK, kept, batch, TIME_STEPS, 2, repeats, device)
             ratio = times["all, forward + backward"] / times["gathered, forward + backward"]
             found.setdefault(str(kept), []).append(round(ratio, 3))
     return found
@@ -179,16 +189,18 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="path without an ending")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--draw", action="store_true", help="only draw what --out holds")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not options.draw:
+        device = "cpu" if options.device == "cpu" else torch.cuda.get_device_name(options.device)
         content = {
             "experts": list(EXPERTS), "width": WIDTH, "ranks": {"low": RANK, "full": WIDTH}, "kept": KEPT,
             "time_steps": TIME_STEPS, "batch": options.batch, "repeats": options.repeats,
-            "versions": {"torch": torch.__version__, "machine": platform.machine(), "threads": "1"},
-            "cells": measure(EXPERTS, options.batch, options.repeats),
-            "gathering": gathering(EXPERTS, options.batch, options.repeats),
+            "versions": {"torch": torch.__version__, "machine": platform.machine(), "threads": "1", "device": device},
+            "cells": measure(EXPERTS, options.batch, options.repeats, device=options.device),
+            "gathering": gathering(EXPERTS, options.batch, options.repeats, options.device),
         }  # fmt: skip
         write_text(options.out, json.dumps(content, indent=1) + "\n")
     if options.figure:
