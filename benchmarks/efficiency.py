@@ -10,8 +10,8 @@ And of one bank of low-rank experts: the time of computing all of them and maski
 
 Times are of this process on one thread (CPU seconds), medians over turns in which every N and both ranks are timed one
 after another, so that other work on the machine troubles all alike: read their ratios. Memory is how far a process of
-its own grew above what it held before the model was made. On a GPU times are of the clock on the wall, and memory is the
-most that torch held.
+its own grew above what it held before the model was made. On a GPU times are of the clock on the wall, and memory is
+the most that torch held.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def measure(
 ) -> dict[str, Any]:
     """Kind -> one value per N of ``parameters``, ``flops``, ``step_ms`` and ``memory_bytes``."""
     shapes = {(kind, n): config(kind, n, width) for kind in KINDS for n in experts}
-    used = {key: memory(shape, batch, device) for key, shape in shapes.items()}  # first: nothing is there to be used again
+    used = {key: memory(shape, batch, device) for key, shape in shapes.items()}  # first: nothing is used again
     facts: dict[tuple[str, int], tuple[int, int]] = {}
     times: dict[tuple[str, int], list[float]] = {key: [] for key in shapes}
     for turn in range(repeats):
