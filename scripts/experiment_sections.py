@@ -185,7 +185,8 @@ def efficiency(content: Mapping[str, Any]) -> Page:
         "times as much full rank takes. The middle of one modality, two blocks, "
         f"d = {content['width']}, k = {content['kept']}, batches of {content['batch']} utterances of "
         f"{content['time_steps']} time steps; time is of the process on one thread of a CPU shared with other work, "
-        f"the median of {content['repeats']} turns: read the ratios. `python benchmarks/efficiency.py`.",
+        f"the median of {content['repeats']} turns: read the ratios. `python benchmarks/efficiency.py --out "
+        "results/experiments/efficiency.json --figure docs/figures/efficiency`.",
         "",
         *_table(heads, body),
         "Time of computing all low-rank experts and masking, over that of gathering the kept ones' columns (forward "
@@ -206,6 +207,7 @@ def peers(content: Mapping[str, Any]) -> Page:
             f"{row['parameters']:,}",
             f"{row['epoch_seconds']:.1f}",
             f"{row['predictions_per_second']:,.0f}",
+            str(len(row["metrics"]["sentiment.mae"]["values"])),
             ", ".join(map(str, row["best_epochs"])),
         ]
         for row in rows.values()
@@ -216,6 +218,7 @@ def peers(content: Mapping[str, Any]) -> Page:
         "parameters",
         "CPU s per epoch",
         "predictions per CPU s",
+        "seeds",
         "best epochs",
     ]
     theirs = {name: row for name, row in rows.items() if not name.startswith("mmolre")}
@@ -224,11 +227,12 @@ def peers(content: Mapping[str, Any]) -> Page:
         if name in theirs or not theirs:
             continue
         best = min(theirs.values(), key=lambda r: r["metrics"]["sentiment.mae"]["mean"])
-        less = 1 - row["metrics"]["sentiment.mae"]["mean"] / best["metrics"]["sentiment.mae"]["mean"]
+        own, other = row["metrics"]["sentiment.mae"], best["metrics"]["sentiment.mae"]
+        less = 1 - own["mean"] / other["mean"]
         held = "held" if less >= BETTER_MAE else "did not hold"
         verdicts.append(
             f"- {row['title']}: MAE at least {BETTER_MAE:.0%} below the best of MMSA's ({best['title']}): **{held}** "
-            f"({less:+.1%})."
+            f"({less:+.1%}{_interval(other, own)})."
         )
         if "mult" in theirs:
             ratio = theirs["mult"]["epoch_seconds"] / row["epoch_seconds"]
@@ -245,6 +249,15 @@ def peers(content: Mapping[str, Any]) -> Page:
         *verdicts,
         "",
     ]
+
+
+def _interval(other: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """Of how much less the own is, relatively, over trainings: Welch's 95 %; nothing where there are too few."""
+    if min(len(other["values"]), len(own["values"])) < 2:
+        return ""
+    bounds = ttest_ind(other["values"], own["values"], equal_var=False).confidence_interval(0.95)
+    low, high = (bound / other["mean"] for bound in bounds)
+    return f"; 95 % over seeds {low:+.1%} to {high:+.1%}"
 
 
 def _draws_trainings(content: Mapping[str, Any]) -> bool:

@@ -1,10 +1,12 @@
-"""MMSA's models and MMoLRE side by side: same features, same labels, same seeds, same validation rule, one run.
+"""MMSA's models and MMoLRE side by side: same features, seeds and validation rule, one run.
 
     bash benchmarks/peers/environment.sh VENV
     mmolre import csv segments.csv --features audio45=audio45.npz --out DATA
     python benchmarks/peers/features.py DATA/manifest.csv FEATURES --audio audio45
-    python benchmarks/peers/compare.py FEATURES --python VENV/bin/python --out runs/peers --seeds 3
+    python benchmarks/peers/compare.py FEATURES --python VENV/bin/python --out runs/peers --seeds 5 --epochs 20 \\
+        --patience 5
 
+MMSA's models and the row "sentiment alone" learn sentiment; the rows with both tasks learn the emotions' labels, too.
 Run again to go on where it was stopped. ``peers.json`` holds no label and no prediction: metrics by seed, parameters,
 CPU seconds per epoch (training and validation), predictions per CPU second from features. Each seed trains every model
 before the next begins.

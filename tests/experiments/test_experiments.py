@@ -61,6 +61,12 @@ def test_compare(recipe, where, monkeypatch):
     difference = content["better"]["mmolre"]["hard"]["sentiment.mae"]
     means = [content["rows"][name]["metrics"]["sentiment.mae"]["mean"] for name in ("hard", "mmolre")]
     assert difference["delta"] == pytest.approx(means[0] - means[1])
+    there, back = content["better"]["single"]["hard"], content["better"]["hard"]["single"]
+    assert there.keys() == back.keys()
+    for key, of in there.items():  # one bootstrap, seen from both sides
+        assert back[key]["p"] == of["p"]
+        turned = [back[key]["delta"], back[key]["high"], back[key]["low"]]
+        assert [of["delta"], of["low"], of["high"]] == pytest.approx([-value if value else value for value in turned])
     assert content["costs"]["ple"]["middle"] > content["costs"]["mmolre"]["middle"]
     page = (where.out / "compare.md").read_text()
     assert "one seed" in page

@@ -1,6 +1,7 @@
 """From finished runs to numbers: metrics over seeds, bootstraps, costs; and these as JSON and Markdown."""
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -130,13 +131,14 @@ def markdown(title: str, content: Mapping[str, Any]) -> str:
             "## Cost",
             "",
             f"Without the frozen encoders. FLOPs of a forward pass, {cost.TIME_STEPS} time steps per modality; a step "
-            f"is forward, backward and AdamW on {cost.BATCH} such utterances. Of a row of two models, both together.",
+            f"is forward, backward and AdamW on {cost.BATCH} such utterances. Of a row of two models, both together; "
+            "minutes are the median over seeds.",
             "",
         ]
         lines += _table("", heads, {
             row["title"]: [
                 f"{c['parameters']:,}", f"{c['middle']:,}", f"{c['flops'] / 1e6:,.1f}", f"{c['step_ms']:,.1f}",
-                f"{sum(row['minutes']) / seeds:.1f}",
+                f"{_minutes(row['minutes'], seeds):.1f}",
             ]
             for name, row in rows.items() if (c := content["costs"].get(name))
         })  # fmt: skip
@@ -177,6 +179,9 @@ def _better(
     result: dict[str, dict[str, dict[str, Any]]] = {}
     for name, a in drawn.items():
         for reference in (ref for ref in references if ref != name):
+            if name in result.get(reference, {}):  # the same draws, seen from the other side
+                result.setdefault(name, {})[reference] = _turned(result[reference][name])
+                continue
             b = drawn[reference]
             both = [key for key in a[0] if key in b[0] and key in found[name] and key in found[reference]]
             result.setdefault(name, {})[reference] = {
@@ -191,6 +196,16 @@ def _better(
                 for key in both
             }
     return result
+
+
+def _turned(compared: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {key: {**of, "delta": -of["delta"], "low": -of["high"], "high": -of["low"]} for key, of in compared.items()}
+
+
+def _minutes(each: Sequence[float], seeds: int) -> float:
+    """Of a row's models of one seed together; the median over the seeds, as a machine may be busy during one."""
+    per = len(each) // seeds
+    return statistics.median(sum(each[i * per : (i + 1) * per]) for i in range(seeds))
 
 
 def _table(corner: str, heads: Sequence[str], rows: Mapping[str, Sequence[str]]) -> list[str]:
