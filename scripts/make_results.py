@@ -44,7 +44,7 @@ HEAD = """# Results
 Made by `python scripts/make_results.py` from the files under `results/`, which `python scripts/record_run.py` and
 `python scripts/record_experiment.py` write; do not edit. Choices (epoch, thresholds, hyper-parameters) were made on
 valid, but for these, made with test seen: a rule for `top` that was taken back, and two about RAVDESS, that `ravdess`
-keeps its last epoch and that it stays the recipe for voices ([the log](log.md)); of MELD, all of valid had been looked at.
+keeps its last epoch and that it stays the recipe for voices ([the log](log.md)); of MELD, all of valid had been seen.
 Test was scored once per run, and again where new thresholds or `context` were fitted on valid ([the log](log.md)
 says for which; that context helps was first seen on valid and test together, so that test is no untouched figure for
 it). Mean ± standard deviation over seeds where there are several. MAE and Corr as they are, the rest in percent. The
@@ -56,9 +56,9 @@ the figures of others. `mosei-surrounded` reads the words of its neighbours as w
 every row. What was tried and did not help is in [the log](log.md).
 
 In short, of the paper's claims, on CMU-MOSEI: **no design of the middle, MMoLRE's included, is better than plain hard
-sharing beyond chance, and the tasks are not seen to hurt each other; what holds is the price**, a tenth of the parameters
-of full-rank experts (MMoE, PLE) for the same scores, which plain hard sharing has, too, in two thirds of the time. What
-moves the scores is the encoder, what is read with an utterance, and who teaches.
+sharing beyond chance, and the tasks are not seen to hurt each other; what holds is the price**, a tenth of the
+parameters of full-rank experts (MMoE, PLE) for the same scores, which plain hard sharing has, too, in two thirds of the
+time. What moves the scores is the encoder, what is read with an utterance, and who teaches.
 """
 
 

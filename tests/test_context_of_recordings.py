@@ -165,6 +165,24 @@ def test_evaluation_is_of_what_is_predicted_and_says_what_each_is_on_its_own(pre
     assert "on_its_own" not in plain
 
 
+def test_what_has_no_label_is_read_with_the_others_in_evaluation_as_in_use(predictor, corpus, tmp_path):
+    manifest, rows = corpus
+    labels = ("sentiment", "happy", "sad", "anger", "surprise", "disgust", "fear")
+    of_test = [row["id"] for row in rows if row["split"] == "test"]
+    bare = [row | dict.fromkeys(labels, "") if row["id"] in of_test[1:] else row for row in rows]
+    path = write_rows(manifest.with_name("bare.csv"), bare)
+    whole = evaluate(predictor.bundle, [manifest], "test")
+    part = evaluate(predictor.bundle, [path], "test")
+    assert [u.id for u in part.utterances] == of_test[:1]
+    assert len(part.modalities) == len(part.sentiment) == len(part.emotions) == 1
+    place = [u.id for u in whole.utterances].index(of_test[0])
+    assert part.sentiment[0] == pytest.approx(whole.sentiment[place], abs=1e-4)
+    np.testing.assert_allclose(part.emotions[0], whole.emotions[place], atol=1e-4)
+    own = predictor.bundle.decision
+    alone = evaluate(replace(predictor.bundle, decision=replace(own, context=None)), [path], "test")
+    assert abs(alone.sentiment[0] - part.sentiment[0]) > 1e-3  # reading with others does change it
+
+
 def test_training_fits_it_and_learning_is_the_same(tiny_encoders, tiny_run, corpus, tmp_path):
     manifest, _ = corpus
     cache = FeatureCache(tmp_path / "features")

@@ -78,4 +78,4 @@ def _forward(model: MMoLRE, arrays: Sequence[Mapping[str, np.ndarray]], *, each_
 
 
 def _numpy(x: torch.Tensor) -> NDArray[np.float64]:
-    return x.double().cpu().numpy()
+    return x.cpu().double().numpy()  # in this order: MPS has no doubles

@@ -45,6 +45,21 @@ def test_the_anchor_is_the_modality_that_correlates_best():
     assert fit_anchors(fused, swapped, truth, sets)["text+audio"].modality == "audio"
 
 
+def test_what_a_modality_says_in_another_corpus_does_not_choose_it():
+    fused, alone, truth, sets = case(30, 0.5, noise=1.0)
+    draw = np.random.default_rng(1)
+    easy = draw.normal(0, 1, 200)  # voices of another corpus, of which the voice alone says everything
+    more = np.full(200, NAN)
+
+    def anchor_of(n: int) -> str:
+        own = {"text": np.r_[alone["text"][:n], more], "audio": np.r_[alone["audio"][:n], easy]}
+        every = [*sets[:n], *[AUDIO] * 200]
+        return fit_anchors(np.r_[fused[:n], easy], own, np.r_[truth[:n], easy], every)["text+audio"].modality
+
+    assert anchor_of(30) == "text"
+    assert anchor_of(5) == "audio"  # too few with both to go by
+
+
 def test_a_fused_score_that_says_nothing_else_leaves_the_prior():
     _, alone, truth, sets = case(20, 0.5)
     assert fit_anchors(alone["text"], alone, truth, sets)["text+audio"] == ("text", PRIOR_WEIGHT)

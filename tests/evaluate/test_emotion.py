@@ -103,6 +103,11 @@ def test_nothing_labelled_is_undefined_without_a_warning():
     assert all(math.isnan(value) for value in m.values())
 
 
+def test_no_sample_is_undefined_too():
+    m = flat(emotion_metrics(np.empty((0, 6)), np.empty((0, 6)), DEFAULT))
+    assert all(value == 0 or math.isnan(value) for value in m.values())
+
+
 def test_one_threshold_per_sample():
     prob, truth = sample(40)
     other = EmotionThresholds((0.7,) * 6, (0.7,) * 6, 0.7, 0.7, 0.7)

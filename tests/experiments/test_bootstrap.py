@@ -115,3 +115,13 @@ def test_a_metric_that_is_never_defined():
     result = compare("emotion.macro_f1", [nothing], [nothing], 0.0)
     assert np.isnan(result.low)
     assert result.p == 1
+
+
+def test_a_resample_without_any_label_of_emotions_has_no_metric_of_them():
+    scored = some(1)
+    counts = np.zeros((2, N), np.uint16)
+    counts[0, 0] = counts[1, 1] = 3  # of these utterances the first has no label of any emotion
+    values = resampled(scored, counts)
+    for key in (key for key in values if key.startswith("emotion.")):
+        assert np.isnan(values[key][0]), key
+    assert values["emotion.micro_f1"][1] >= 0

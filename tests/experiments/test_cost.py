@@ -2,12 +2,16 @@ import pytest
 import torch
 from torch import nn
 
+from mmolre.data.dataset import Rows
 from mmolre.experiments import cost
 from mmolre.experiments.cost import TIME_STEPS, Measured, flops, measure
 from mmolre.experiments.variants import comparison
 from mmolre.model.config import ModelConfig
 from mmolre.model.mmolre import MMoLRE
-from mmolre.train.recipe import ObjectiveRecipe
+from mmolre.train.recipe import ObjectiveRecipe, Recipe
+from mmolre.train.run import make_model, make_sources
+from tiny_corpus import corpus_recipe
+from tiny_encoders import write_text_like
 from tiny_runs import tiny_config, tiny_recipe
 
 
@@ -70,3 +74,32 @@ def test_every_baseline_can_be_measured(monkeypatch, surgery):
     }
     costs = measure(rows, repeats=1)
     assert costs["ple"].flops > costs["mmoe"].flops > costs["hard"].flops
+
+
+@pytest.mark.parametrize("surgery", ["none", "pcgrad"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        {"adapt": "lora"},
+        {"adapt": "lora", "upper": 1},
+        {"adapt": "full"},
+        {"adapt": "full", "upper": 1},
+        {"adapt": "full", "surrounding_tokens": 8},
+        {"adapt": "lora", "upper": 1, "surrounding_tokens": 8},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["roberta", "mpnet"])
+def test_encoders_that_adapt_can_be_measured(monkeypatch, tiny_encoders, tmp_path, kind, text, surgery):
+    monkeypatch.setattr(cost, "BATCH", 2)
+    content = corpus_recipe(tiny_encoders).model_dump()
+    source = tiny_encoders["text"]
+    if kind == "mpnet":
+        source = write_text_like(tmp_path / "mpnet", source, "mpnet", layers=2)
+    content["encoders"] = {"text": {"source": str(source), **text}}
+    recipe = Recipe.model_validate(content)
+    model = make_model(recipe, make_sources(recipe), Rows([], []))
+    objective = ObjectiveRecipe.model_validate({"surgery": surgery})
+    costs = measure({"one": [Measured(model.config, objective)]}, repeats=1)["one"]
+    assert costs.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert costs.step_ms > 0

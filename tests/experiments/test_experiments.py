@@ -7,7 +7,7 @@ import pytest
 from mmolre import UserError
 from mmolre.data.cache import FeatureCache
 from mmolre.data.feature_file import write_feature_file
-from mmolre.experiments import run, runs
+from mmolre.experiments import run, runs, table
 from mmolre.experiments.runs import Where
 from mmolre.train.loop import InterruptedRunError
 from mmolre.train.run import Callbacks, train
@@ -139,6 +139,17 @@ def test_what_cannot_be_scored_is_not_trained(recipe, where, tmp_path, monkeypat
     with_sentiment = write_rows(tmp_path / "n.csv", [rows[0], rows[1] | {"sentiment": 1}])
     with pytest.raises(UserError, match="no row of split 'test' is labelled for emotion"):
         run.compare([recipe], where._replace(data=[with_sentiment], out=tmp_path / "b"), seeds=1, only=("single",))
+
+
+def test_the_table_does_not_wait_for_the_costs(recipe, where, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no costs here")
+
+    monkeypatch.setattr(table, "costs", fails)
+    with pytest.raises(RuntimeError, match="no costs"):
+        run.compare([recipe], where, seeds=1, only=("hard",))
+    assert "| Hard sharing |" in (where.out / "compare.md").read_text()
+    assert "costs" not in json.loads((where.out / "compare.json").read_text())
 
 
 def test_test_rows_that_fail_are_named(recipe, where, tmp_path):

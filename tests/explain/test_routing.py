@@ -4,9 +4,13 @@ import torch
 
 from mmolre import UserError
 from mmolre.data.batching import collate
+from mmolre.data.dataset import Rows
 from mmolre.explain import routing
 from mmolre.explain.routing import decisions, jensen_shannon, summarize
-from mmolre.schema import EMOTIONS
+from mmolre.schema import EMOTIONS, Utterance
+from mmolre.train.recipe import Recipe
+from mmolre.train.run import make_model, make_sources
+from tiny_corpus import corpus_recipe
 from tiny_runs import MIXED, tiny_model, tiny_rows
 
 ROWS = tiny_rows(14, 3, MIXED, no_emotions=4)
@@ -88,3 +92,23 @@ def test_figure(tmp_path):
     svg = files[1].read_text()
     assert [file.name for file in files] == ["routing.png", "routing.svg"]
     assert all(text in svg for text in ("sentiment: all", "emotion: happy", "audio, block 2", "bits"))
+
+
+@pytest.mark.parametrize("how", ["utterance", "token"])
+def test_an_encoder_that_adapts_may_pool_its_steps(tiny_encoders, how):
+    """The gates per token are of what leaves it: fewer than what enters."""
+    recipe = corpus_recipe(tiny_encoders).model_dump()
+    kept = {key: recipe["encoders"]["audio"][key] for key in ("source", "layers")}
+    recipe["encoders"] = {"audio": kept | {"stride": 4, "adapt": "full", "upper": 1, "standardize": False}}
+    recipe["model"]["routing"] = how
+    parsed = Recipe.model_validate(recipe)
+    sources = make_sources(parsed)
+    waves = [np.random.default_rng(i).normal(size=3000 + 800 * i).astype(np.float32) for i in range(3)]
+    arrays = [{"audio": sources["audio"].encode([wave])[0].values} for wave in waves]  # type: ignore[union-attr]
+    model = make_model(parsed, sources, Rows([], arrays)).eval()
+    utterances = [Utterance(f"u{i}") for i in range(3)]
+    together = decisions(model, utterances, arrays)
+    for i in range(3):
+        alone = decisions(model, utterances[i : i + 1], arrays[i : i + 1])
+        for place, made in together.items():
+            np.testing.assert_allclose(made.shares[i], alone[place].shares[0], atol=1e-5)

@@ -210,6 +210,37 @@ def test_a_modality_named_like_a_part_is_none():
         assert peak[id(parameter)] == pytest.approx(1e-3 if own else 1e-2), name
 
 
+def test_the_parts_of_ple_learn_at_the_rates_of_what_they_are():
+    model = tiny_model(trunk="ple")
+    rates = {"shared": 0.5, "specific": 0.1, "routers": 2.0}
+    training = tiny_recipe(learning_rate=1e-2, rates=rates).training
+    peak = {id(p): group["peak"] for group in parameter_groups([model], training, {}) for p in group["params"]}
+    of = {"shared": 0.5, "own": 0.1, "gates": 2.0, "shared_gate": 2.0}
+    seen = set()
+    for name, parameter in model.named_parameters():
+        inner = name.split(".")[4] if ".blocks." in name else ""
+        assert peak[id(parameter)] == pytest.approx(1e-2 * of.get(inner, 1)), name
+        seen.add(inner)
+    assert set(of) < seen
+
+
+def test_placeholders_do_not_decay_whatever_the_modality_is_called():
+    width = {"width": 3, "layers": 1}
+    shape = tiny_config().model_dump() | {"modalities": {"weights": width, "b": width}}
+    model = MMoLRE(ModelConfig.model_validate(shape))
+    decay = {
+        id(p): group["weight_decay"]
+        for group in parameter_groups([model], tiny_recipe().training, {})
+        for p in group["params"]
+    }
+    assert {decay[id(p)] for p in model.placeholders.parameters()} == {0.0}
+    assert {decay[id(p)] for p in decay_of_products(model)} == {tiny_recipe().training.weight_decay}
+
+
+def decay_of_products(model: MMoLRE) -> list[torch.nn.Parameter]:
+    return [p for name, p in model.named_parameters() if name.endswith("weight_in")]
+
+
 def test_the_average_holds_frozen_weights_once(tiny_encoders):
     from mmolre.train.loop import _copy_of
 

@@ -76,7 +76,11 @@ def changed(dotted: str, value: object) -> dict:
         ("training.primary", ["sentiment.maes"], "training.primary: metric 'sentiment.maes' is not known"),
         ("features", {"text": {}}, "features cannot be called text"),
         ("features", {"a+b": {}}, "features.a+b: String should match pattern"),
+        ("features", {"values": {}}, "features cannot be called values, which torch has a use for"),
+        ("features", {"training": {}}, "features cannot be called training, which torch has a use for"),
+        ("objective.emotion_focus", 0.5, "objective: emotion_focus is 0 or at least 1"),
         ("seed", -1, "seed: Input should be greater than or equal to 0"),
+        ("seed", 2**64, "seed: Input should be less than"),
     ],
 )
 def test_bad_content_is_said_in_one_line(key, value, message):

@@ -12,6 +12,8 @@ from mmolre.evaluate.thresholds import modality_key
 PRIOR_WEIGHT = 0.5
 PRIOR_ROWS = 100
 """Before any utterance of valid is seen, fused and alone count the same; it takes so many to weigh as much as that."""
+FEW = 20
+"""Utterances of which a correlation says little."""
 
 
 class Anchor(NamedTuple):
@@ -33,7 +35,9 @@ def fit_anchors(
 ) -> dict[str, Anchor]:
     """An anchor for each set of two or more modalities. Give it the valid split, never test.
 
-    The anchor is the modality whose own predictions correlate best with the labels. The weight is that of least squares
+    The anchor is the modality whose own predictions correlate best with the labels of the utterances with exactly this
+    set, or, where these are fewer than FEW, of all that have it: what a modality says in another corpus is another
+    matter. The weight is that of least squares
     over the labelled utterances with exactly this set, shrunk toward PRIOR_WEIGHT and kept in [0, 1].
 
     Args:
@@ -42,14 +46,17 @@ def fit_anchors(
         truth: (n,), NaN = unlabelled.
         modalities: per utterance.
     """
-    quality = {m: _correlation(own, truth) for m, own in alone.items()}
+    everywhere = {m: _correlation(own, truth) for m, own in alone.items()}
     keys = np.array([modality_key(row) for row in modalities])
     anchors = {}
     for size in range(2, len(alone) + 1):
         for members in combinations(alone, size):
             key = modality_key(members)
-            best = max(members, key=lambda m: quality[m])
             rows = (keys == key) & ~np.isnan(truth)
+            quality = everywhere
+            if np.count_nonzero(rows) >= FEW:
+                quality = {m: _correlation(alone[m][rows], truth[rows]) for m in members}
+            best = max(members, key=quality.__getitem__)
             step = (fused - alone[best])[rows]
             weight = PRIOR_WEIGHT
             if len(step) and (square := float(np.mean(step**2))) > 0:

@@ -133,7 +133,9 @@ def _cuts(thresholds: EmotionThresholds | Sequence[EmotionThresholds], n: int) -
     rows = [thresholds] * n if isinstance(thresholds, EmotionThresholds) else list(thresholds)
     if len(rows) != n:
         raise ValueError(f"{len(rows)} thresholds for {n} samples")
-    per_emotion = {k: np.array([getattr(t, k) for t in rows], np.float64).reshape(n, -1) for k in ("wa", "macro_f1")}
+    per_emotion = {
+        k: np.array([getattr(t, k) for t in rows], np.float64).reshape(n, len(EMOTIONS)) for k in ("wa", "macro_f1")
+    }
     common = ("micro_f1", "jaccard", "top_none", "rest")
     return per_emotion | {k: np.array([getattr(t, k) for t in rows], np.float64).reshape(n, 1) for k in common}
 

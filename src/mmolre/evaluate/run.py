@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
         metrics: nested, of :func:`mmolre.evaluate.report.evaluate_predictions`; of a model that reads utterances in
             the light of others also ``on_its_own``: {task: metrics of each utterance read on its own}.
         failed: rows that could not be used.
-        utterances: n, those predicted; ``modalities``: which were read of each.
+        utterances: n, those scored; ``modalities``: which were read of each.
         sentiment: (n,), NaN without that task; ``emotions``: (n, 6) calibrated probabilities, likewise.
     """
 
@@ -77,6 +77,8 @@ def evaluate_on(
 ) -> Evaluation:
     """Predict those that are labelled and score them. Thresholds are those fitted on valid, kept in the bundle.
 
+    A model that reads utterances in the light of others is given those without labels, too.
+
     Args:
         named: where they come from, for messages.
         modalities: predict from these alone; an utterance without any of them is left out.
@@ -93,7 +95,10 @@ def evaluate_on(
         encoders = {m: encoder for m, encoder in encoders.items() if m in modalities}
     rows = [only(u, tuple(encoders)) for u in utterances]
     tasks = bundle.model.config.tasks
-    rows = [u for u in rows if u.labelled_for and u.modalities]  # what a row does not claim to have is no failure
+    # What is read in the light of others is read with all of them, as in use, be they labelled or not.
+    together = bundle.decision.context is not None
+    # What a row does not claim to have is no failure.
+    rows = [u for u in rows if u.modalities and (u.labelled_for or together)]
     # Those labelled for another task are predicted, too: models of one task each are compared on the same rows.
     if all(set(tasks).isdisjoint(u.labelled_for) for u in rows):
         raise UserError(f"{named}: no row with {' or '.join(encoders)} in it that is labelled for {' or '.join(tasks)}")
@@ -102,7 +107,9 @@ def evaluate_on(
         first = (dataset.failed + dataset.empty)[0]
         raise UserError(f"none of the {len(rows)} rows could be read; the first: {first.reason}")
     raw = infer(bundle.model, dataset.arrays, each_alone=bundle.decision.needs_each_alone)
-    sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(dataset.utterances))
+    labelled = [i for i, u in enumerate(dataset.utterances) if u.labelled_for]
+    utterances, read = [dataset.utterances[i] for i in labelled], [raw.modalities[i] for i in labelled]
+    sentiment, emotions = (t.numpy().astype(np.float64) for t in targets(utterances))
 
     def scored(predicted: NDArray[np.float64], probabilities: NDArray[np.float64], *, together: bool) -> dict[str, Any]:
         return evaluate_predictions(
@@ -110,18 +117,18 @@ def evaluate_on(
             sentiment_truth=sentiment if "sentiment" in tasks else np.full_like(sentiment, np.nan),
             emotion_prob=probabilities,
             emotion_truth=emotions if "emotion" in tasks else np.full_like(emotions, np.nan),
-            modalities=raw.modalities,
+            modalities=read,
             thresholds=bundle.decision.limits(together=together),
             train_sentiment_median=bundle.about.get("train_sentiment_median"),
         )
 
     recordings, speakers = ([getattr(u, key) for u in dataset.utterances] for key in ("recording", "speaker"))
-    predicted, probabilities = bundle.decision.read(raw, recordings, speakers)
+    predicted, probabilities = (x[labelled] for x in bundle.decision.read(raw, recordings, speakers))
     metrics = scored(predicted, probabilities, together=True)
-    if bundle.decision.context is not None:
-        own = scored(*bundle.decision.read(raw), together=False)
+    if together:
+        own = scored(*(x[labelled] for x in bundle.decision.read(raw)), together=False)
         metrics[ON_ITS_OWN] = {task: own[task] for task in TASKS if task in own}
-    return Evaluation(metrics, dataset.failed, dataset.utterances, raw.modalities, predicted, probabilities)
+    return Evaluation(metrics, dataset.failed, utterances, read, predicted, probabilities)
 
 
 def only(utterance: Utterance, modalities: Sequence[str]) -> Utterance:

@@ -132,8 +132,8 @@ def _emotion(scored: Scored) -> Mapping[str, Sums]:
         "emotion.wa_mean": Sums(np.hstack([wa & there, there, ~wa & absent, absent]).astype(float), _weighted),
         "emotion.macro_f1": Sums(np.hstack([macro & there, macro, there, known]).astype(float), _macro),
         "emotion.micro_f1": Sums(
-            np.stack([(micro & there).sum(1), micro.sum(1), there.sum(1)], 1).astype(float),
-            lambda s: 2 * s[:, 0] / np.maximum(1, s[:, 1] + s[:, 2]),
+            np.stack([(micro & there).sum(1), micro.sum(1), there.sum(1), known.sum(1)], 1).astype(float),
+            lambda s: np.where(s[:, 3] > 0, 2 * s[:, 0] / np.maximum(1, s[:, 1] + s[:, 2]), np.nan),
         ),
         "emotion.jaccard": _mean(both / np.maximum(either, 1), complete),
         "emotion.hamming": Sums(

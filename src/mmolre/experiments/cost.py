@@ -15,6 +15,7 @@ from mmolre.model.config import ModelConfig
 from mmolre.model.mmolre import MMoLRE
 from mmolre.schema import EMOTIONS
 from mmolre.train import surgery
+from mmolre.train.loop import fused
 from mmolre.train.objective import Objective
 from mmolre.train.recipe import ObjectiveRecipe
 
@@ -80,8 +81,9 @@ class _Step:
         self.model = MMoLRE(measured.config).to(device).train()
         self.objective = Objective(measured.objective, measured.config.tasks).to(device)
         self.batch = _random_batch(self.model, BATCH)
-        self.parameters = [*self.model.parameters(), *self.objective.parameters()]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0)
+        every = [*self.model.parameters(), *self.objective.parameters()]
+        self.parameters = [parameter for parameter in every if parameter.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=0.0, fused=fused(self.model))
         self.operate = measured.objective.surgery == "pcgrad"
 
     def seconds(self) -> float:
@@ -104,9 +106,12 @@ def _random_batch(model: MMoLRE, size: int) -> Batch:
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    shapes = {m: (size, TIME_STEPS, c.layers, c.width) for m, c in model.config.modalities.items()}
-    features = {m: random(*shape) for m, shape in shapes.items()}
-    masks = {m: torch.ones(size, TIME_STEPS, dtype=torch.bool) for m in shapes}
+    features = {}
+    for m, c in model.config.modalities.items():
+        features[m] = random(size, TIME_STEPS, c.layers, c.width)
+        if c.adapted and c.adapted.surroundings:  # a last column that says: all of it is the utterance's own
+            features[m] = torch.cat([features[m], torch.ones_like(features[m][..., :1])], dim=-1)
+    masks = {m: torch.ones(size, TIME_STEPS, dtype=torch.bool) for m in features}
     return Batch([""] * size, features, masks, random(size), random(size, len(EMOTIONS))).to(device)
 
 

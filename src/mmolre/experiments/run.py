@@ -86,8 +86,11 @@ def _rows(
 
     def write(done: int) -> None:
         content = table.collect(rows, done, where.out, references, where.device)
-        if done == seeds:
-            content["costs"] = table.costs(rows, where.out, where.device)
+        save(content)
+        if done == seeds:  # once more: what took hours is not to wait for what takes minutes, and may fail
+            save(content | {"costs": table.costs(rows, where.out, where.device)})
+
+    def save(content: dict[str, Any]) -> None:
         table.write_json(path.with_suffix(".json"), content)
         write_text(path.with_suffix(".md"), table.markdown(title, content))
         figures.rows_figure(path, title, content)

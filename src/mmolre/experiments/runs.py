@@ -161,8 +161,7 @@ def _check_test(planned: Sequence[Job], where: Where) -> None:
 def _run(job: Job, where: Where) -> int:
     shared = {"audio_root": where.audio_root, "cache": where.cache}
     result = train(job.recipe, where.data, job.folder, device=where.device, callbacks=where.callbacks, **shared)
-    bundle = load_bundle(job.folder / MODEL_FOLDER)
-    bundle.model.to(where.device)
+    bundle = load_bundle(job.folder / MODEL_FOLDER, device=where.device)
     scored = evaluate(bundle, where.data, "test", progress=where.callbacks.encoding, **shared)
     write_metrics(job.folder / "metrics-test.json", scored.metrics)
     write_failed(job.folder / FAILED_TEST_FILE, scored.failed)

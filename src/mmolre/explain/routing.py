@@ -47,9 +47,9 @@ def decisions(
         for place in routing:
             values = [place.gates[..., :experts], place.probabilities[..., :experts]]
             if place.gates.ndim == 3:
-                mask = batch.masks[place.modality][place.rows][..., None]
+                mask = place.mask[..., None]
                 values = [(x * mask).sum(1) / mask.sum(1) for x in values]
-            gates, probabilities = (x.double().cpu().numpy() for x in values)
+            gates, probabilities = (x.cpu().double().numpy() for x in values)
             rows = np.asarray(indices)[place.rows.cpu().numpy()]
             shares = gates / gates.sum(1, keepdims=True)
             key = (place.modality, place.block + 1, place.task)

@@ -140,7 +140,7 @@ class MMoLRE(nn.Module):
             balances.append(balance)
             for b, block in enumerate(gates):
                 for task, decision in zip(self.config.tasks, block, strict=False):
-                    routing.append(Routing(name, b, task, decision.weights, decision.probabilities, rows))
+                    routing.append(Routing(name, b, task, decision.weights, decision.probabilities, rows, mask))
             if self.config.unimodal_heads:
                 for task, own in zip(self.config.tasks, values.unbind(0), strict=True):
                     mean = (own * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)

@@ -22,7 +22,7 @@ class Routing(NamedTuple):
     """One router's decision for a batch, with the place it was taken at.
 
     ``gates`` and ``probabilities`` are (B', N), or (B', T, N) with routing per token; ``rows`` (B',) says which
-    utterances of the batch they belong to (those that have the modality).
+    utterances of the batch they belong to (those that have the modality), ``mask`` (B', T) which steps are real.
     """
 
     modality: str
@@ -31,6 +31,7 @@ class Routing(NamedTuple):
     gates: Tensor
     probabilities: Tensor
     rows: Tensor
+    mask: Tensor
 
 
 class BlockOutput(NamedTuple):

@@ -18,7 +18,9 @@ from mmolre.schema import Utterance
 from mmolre.train.recipe import EncoderRecipe
 
 FITTED = 1024
-"""Utterances from which the standardisation of an adapted encoder's states is fitted."""
+"""Up to twice as many utterances, less one, fit the standardisation of an adapted encoder's states."""
+PLE_PARTS = {"own": "specific", "gates": "routers", "shared_gate": "routers"}
+"""What the parts of PLE's layers are called in ``training.rates``."""
 
 
 def adapted(part: EncoderRecipe, encoder: Encoder) -> AdaptedConfig | None:
@@ -96,7 +98,7 @@ def _encoder(
 
 @torch.no_grad()
 def states_of(upper: Upper, arrays: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """What leaves the layers at the start, (T, L, width) per array, for up to :data:`FITTED` of them."""
+    """What leaves the layers at the start, (T, L, width) per array; where there are many, of some (:data:`FITTED`)."""
     upper.eval()
     for i in range(0, len(arrays), max(1, len(arrays) // FITTED)):
         batch = collate([Utterance("")], [{"x": arrays[i]}])
@@ -124,13 +126,13 @@ def parameter_groups(modules: list[torch.nn.Module], training: Any, rates: dict[
             if not parameter.requires_grad or (training.only and not is_part_of(name, training.only)):
                 continue
             place = name.split(".")  # by where they stand: modalities and tasks have names of their own
-            inner_first = (*place[4:5], place[0])
+            inner_first = (*(PLE_PARTS.get(part, part) for part in place[4:5]), place[0])
             peak = training.learning_rate * next((training.rates[p] for p in inner_first if p in training.rates), 1.0)
             if name.startswith("uppers."):
                 _, modality, inner = name.split(".", 2)
                 upper: Upper = module.uppers[modality]  # type: ignore[assignment, index, union-attr]
                 peak = rates[modality] * training.layer_decay ** upper.depth(inner)
-            decays = parameter.ndim > 1 and name.rpartition(".")[2].startswith("weight")
+            decays = parameter.ndim > 1 and place[-1].startswith("weight") and place[0] != "placeholders"
             groups.setdefault((decays, peak), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": training.weight_decay if decays else 0.0, "peak": peak}

@@ -11,8 +11,8 @@ def shortened(x_tlw: NDArray, recipe: AugmentRecipe) -> NDArray:
     """Some of the frames, in their order (ours; like the time masks of SpecAugment, Park et al., Interspeech 2019, but
     what is masked is gone).
 
-    First a contiguous part of at least ``keep`` of the frames, then ``cuts`` gaps in it, each of up to ``cut`` of what
-    is there. Lengths and places are uniform, drawn from torch's generator.
+    First a contiguous part of at least ``keep`` of the frames (rounded), then ``cuts`` gaps in it, each of up to
+    ``cut`` of what is there. Lengths and places are uniform, drawn from torch's generator.
 
     Args:
         x_tlw: (T, L, width), T >= 1.

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets
 from mmolre.data.dataset import Rows
@@ -93,8 +94,7 @@ class Trainer:
         self.averaged = _copy_of(model).eval() if recipe.training.ema else model
         rates = {m: part.learning_rate or recipe.training.encoder_learning_rate for m, part in recipe.encoders.items()}
         groups = parameter_groups([model, self.objective], recipe.training, rates)
-        # Fused, a step over an encoder's weights takes a quarter of the time. Others stay as their results were made.
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=len(model.uppers) > 0)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, fused=fused(model))
         # What one epoch goes through: indices of the training rows, some of them several times.
         self.visits = [i for i, x in enumerate(train.arrays) for _ in range(recipe.training.visits(x))]
         if not self.visits:
@@ -202,10 +202,9 @@ class Trainer:
         if self.averaged is not self.model:
             # Young averages follow quickly, so that short runs are not dominated by the initial weights.
             decay = min(settings.ema, (1 + step) / (10 + step))
-            with torch.no_grad():
-                for average, current in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
-                    if current.requires_grad:
-                        average.lerp_(current, 1 - decay)
+            learning = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
+            averages, currents = zip(*(pair for pair in learning if pair[1].requires_grad), strict=True)
+            get_ema_multi_avg_fn(decay)(averages, currents, None)
         return losses
 
     def _backward(
@@ -222,7 +221,9 @@ class Trainer:
                 loss = self.objective.twice(output, self.model(batch.features, batch.masks), batch, taught)
             else:
                 loss = self.objective(output, batch, taught)
-        losses = {"loss": loss.total.item()} | {name: part.item() for name, part in loss.parts.items()}
+        # Read at once: each reading waits for a GPU.
+        values = torch.stack([loss.total.detach(), *loss.parts.values()]).tolist()
+        losses = dict(zip(["loss", *loss.parts], values, strict=True))
         if not math.isfinite(losses["loss"]):
             self._stop_at_nan(batch.ids, {name: losses[name] for name in loss.parts})
         if first and settings.conflict_every and step % settings.conflict_every == 0 and len(loss.tasks) > 1:
@@ -302,6 +303,14 @@ class Trainer:
         except OSError as error:
             raise cannot_write(log, error) from error
         self.log_line(line)
+
+
+def fused(model: MMoLRE) -> bool:
+    """Whether AdamW's step is one kernel: a quarter of the time where an encoder's weights learn, or on a GPU.
+
+    Others stay as their results were made.
+    """
+    return len(model.uppers) > 0 or next(model.parameters()).device.type == "cuda"
 
 
 def schedule(step: int, total: int, warmup: float) -> float:

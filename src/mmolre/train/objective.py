@@ -207,7 +207,10 @@ class Objective(nn.Module):
         return own if other is None else own.blend(other, self.recipe.teaching)
 
     def _exclusive(self, batch: Batch) -> Tensor | None:
-        """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``, if it has any."""
+        """(B,) bool: whether the utterance's set of modalities is one of the recipe's ``exclusive``, if it has any.
+
+        That is the set that is there in this step, as an utterance is read by what there is of it.
+        """
         if not self.recipe.exclusive:
             return None
         rows = torch.zeros(len(batch.ids), dtype=torch.bool, device=batch.sentiment.device)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import nn
 
 from mmolre.errors import UserError
 from mmolre.evaluate.report import direction
@@ -25,7 +26,7 @@ class AugmentRecipe(_Part):
     """What of a voice a training step hears (:func:`mmolre.train.augment.shortened`), and as whose.
 
     Attributes:
-        keep: at least this share of the frames, in one piece.
+        keep: at least this share of the frames (rounded), in one piece.
         cuts: how many gaps there are in it.
         cut: the largest gap, as a share of what is left.
         warps: Whisper only: each utterance is also encoded as from longer (above 1) and shorter (below 1) vocal tracts
@@ -136,14 +137,16 @@ class ObjectiveRecipe(_Part):
         emotion_balance: a present emotion counts (absent / present) to this power, by the training split's counts: 0
             all alike, 1 each emotion's two sides the same.
         emotion_focus: asymmetric loss (Ridnik et al., ICCV 2021): an absent emotion counts its probability, less
-            ``emotion_margin``, to this power, so that easy absences count little; 0 for none, 4 in the paper.
+            ``emotion_margin``, to this power, so that easy absences count little; 0 for none, else at least 1 (below,
+            its gradient is not finite), 4 in the paper.
         emotion_margin: see there; only where ``emotion_focus`` is not 0.
         r_drop: weight of the difference between two passes with dropout drawn twice (R-Drop; Wu et al., NeurIPS 2021;
             squared for sentiment, symmetric KL for emotions); 0 for one pass. Costs a second pass.
         unimodal: weight of the mean of the auxiliary unimodal losses.
         router_balance: weight of the balance term.
         exclusive: sets of modalities, e.g. ``[audio]``, whose utterances hold at most one emotion (acted voices): their
-            loss is a softmax over the six and none (:func:`mmolre.train.objective.emotion_loss`).
+            loss is a softmax over the six and none (:func:`mmolre.train.objective.emotion_loss`). An utterance of which
+            modality dropout leaves such a set is learned so in that step, as it would be read.
         teaching: share of the loss that is the distance to what ``teachers`` say (:mod:`mmolre.train.teachers`), the
             rest being that to the labels, where an utterance has both; of no effect without teachers.
         surgery: ``none``, or ``pcgrad``: where the tasks' gradients of what they share conflict, each loses its part
@@ -163,6 +166,12 @@ class ObjectiveRecipe(_Part):
     exclusive: tuple[str, ...] = ()
     teaching: float = Field(default=0.5, ge=0, le=1)
     surgery: Literal["none", "pcgrad"] = "none"
+
+    @model_validator(mode="after")
+    def _focused(self) -> Self:
+        if 0 < self.emotion_focus < 1:
+            raise ValueError("emotion_focus is 0 or at least 1")
+        return self
 
 
 Part = Literal["inputs", "unitse", "shared", "specific", "routers", "fusion", "heads", "unimodal_heads"]
@@ -227,6 +236,9 @@ class TrainingRecipe(_Part):
         return self.repeat.get(modality_key(tuple(modalities)), 1)
 
 
+_KEPT_BY_NAME = (nn.ModuleDict, nn.ParameterDict)
+"""What a model keeps a modality's parts in, as attributes: their own ones are no names for a modality."""
+
 FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
@@ -267,7 +279,7 @@ class Recipe(_Part):
     start_fresh: tuple[str, ...] = ()
     teachers: tuple[str, ...] = ()
     refit: str | None = None
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
 
     @property
     def title(self) -> str:
@@ -281,6 +293,8 @@ class Recipe(_Part):
             raise ValueError("name at least one modality, under encoders or features")
         if taken := {"text", "audio"} & set(self.features):
             raise ValueError(f"features cannot be called {taken.pop()}, the name of an encoder: choose another")
+        if taken := {name for name in self.features if any(hasattr(kept(), name) for kept in _KEPT_BY_NAME)}:
+            raise ValueError(f"features cannot be called {taken.pop()}, which torch has a use for: choose another")
         if "text" in self.encoders and self.encoders["text"].augment is not None:
             raise ValueError("encoders.text.augment: only voices can be heard in part")
         for where, named in (("training.only", self.training.only), ("start_fresh", self.start_fresh)):

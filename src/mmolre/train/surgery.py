@@ -30,7 +30,8 @@ def pcgrad(by_task: Sequence[Gradients], own: Collection[int] = ()) -> Gradients
         own: indices of parameters that are not shared though every task reaches them: they have a part for each.
     """
     total: Gradients = [_sum(column) for column in zip(*by_task, strict=True)]
-    shared = [i for i in range(len(total)) if i not in own and all(_reached(gradients[i]) for gradients in by_task)]
+    reached = [_reached(gradients) for gradients in by_task]
+    shared = [i for i in range(len(total)) if i not in own and all(of[i] for of in reached)]
     if not shared:  # a batch without labels of a task
         return total
     vectors = [[g for i in shared if (g := gradients[i]) is not None] for gradients in by_task]
@@ -62,8 +63,11 @@ def backward(
         common.backward()
 
 
-def _reached(gradient: Tensor | None) -> bool:
-    return gradient is not None and bool(gradient.any())
+def _reached(gradients: Gradients) -> list[bool]:
+    """Of each parameter; read at once, since each reading waits for a GPU."""
+    there = [g.any() for g in gradients if g is not None]
+    found = iter(torch.stack(there).tolist() if there else [])
+    return [g is not None and next(found) for g in gradients]
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:

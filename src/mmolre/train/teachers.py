@@ -162,7 +162,7 @@ def _ask(
     encoding: Progress | None,
     asking: Progress | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    bundle = load_bundle(earlier_model("teachers", name))
+    bundle = load_bundle(earlier_model("teachers", name), device=device)
     known = bundle.model.config.tasks
     if not set(tasks) & set(known):
         raise UserError(f"teachers: {name} predicts {' and '.join(known)}, of which the recipe has nothing")
@@ -174,7 +174,7 @@ def _ask(
     rows = [index[utterance.id] for utterance in dataset.utterances]
     sentiment = np.full(len(utterances), np.nan)
     emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
-    model = bundle.model.to(device)
+    model = bundle.model
     precision = precision_on(device, precision)
     for start in range(0, len(rows), AT_A_TIME):
         if asking:
