@@ -117,7 +117,8 @@ class MMoLRE(nn.Module):
             raise ValueError(f"unknown modalities {sorted(unknown)}; the model knows {list(self.config.modalities)}")
         if not features:
             raise ValueError("no modality given")
-        present = {m: masks[m].any(dim=1) for m in features}
+        # Brought here once: each look at what is on a GPU waits for it.
+        present = dict(zip(features, torch.stack([masks[m].any(dim=1) for m in features]).cpu(), strict=True))
         if not torch.stack(list(present.values())).any(dim=0).all():
             raise ValueError("every utterance needs at least one modality")
         batch = next(iter(features.values())).shape[0]
@@ -129,10 +130,12 @@ class MMoLRE(nn.Module):
         for name in self.config.modalities:
             if name not in features or not present[name].any():
                 continue
-            rows = present[name].nonzero().squeeze(1)
-            mask = masks[name][rows]
+            x, mask = features[name], masks[name]
+            rows = present[name].nonzero().squeeze(1).to(mask.device)
+            if len(rows) < batch:
+                x, mask = x[rows], mask[rows]
             # Padding may hold anything, NaN included: it must not reach a product.
-            x = features[name][rows].masked_fill(~mask[..., None, None], 0.0)
+            x = x.masked_fill(~mask[..., None, None], 0.0)
             if name in self.uppers:
                 x, mask = self.uppers[name](x, mask)
             values, gates, balance = self.unitse[name](self.inputs[name](x), mask)
