@@ -485,3 +485,19 @@ def test_the_generated_reference_is_up_to_date():
 def test_the_version(run):
     code, out, _ = run("--version")
     assert (code, out) == (0, f"mmolre {mmolre.__version__}\n")
+
+
+def test_stopped_while_it_is_imported():
+    code = (
+        "import runpy, sys\n"
+        "class Stopping:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'mmolre.cli':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stopping())\n"
+        "runpy.run_module('mmolre', run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+    done = subprocess.run([sys.executable, "-m", "mmolre", "--version"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"mmolre {mmolre.__version__}\n")

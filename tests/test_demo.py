@@ -89,10 +89,12 @@ def test_what_it_says_to_type_can_be_typed(run_demo, tiny_run, monkeypatch, caps
         ("/x/y/.venv/bin/mmolre", "/x/y/.venv/bin/mmolre", "mmolre"),
         ("/opt/a b/mmolre", "/usr/bin/mmolre", "'/opt/a b/mmolre'"),
         ("/x/y/cli.py", None, "mmolre"),
+        ("/x/y/mmolre/__main__.py", "/usr/bin/mmolre", "python3 -m mmolre"),
     ],
 )
 def test_the_command_as_it_can_be_typed_here(monkeypatch, called, on_path, shown):
     monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python3")
     monkeypatch.setattr(demo.shutil, "which", lambda name: on_path)
     monkeypatch.setattr(
         demo.os.path, "relpath", lambda path: str(path).replace("/x/y/", "").replace("/opt", "../../opt")

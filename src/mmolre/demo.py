@@ -75,6 +75,8 @@ All commands and options: {mmolre} --help"""
 def _command() -> str:
     """The command as the person can type it here."""
     called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(Path(sys.executable).name)} -m mmolre"
     found = shutil.which("mmolre")
     if called.name != "mmolre" or (found and Path(found).resolve() == called.resolve()):
         return "mmolre"
