@@ -90,6 +90,8 @@ def test_a_report_fits_the_terminal(run, tmp_path):
         (("import", "ravdess", ".", "--out", "o", "--test-actors", "a"), "expected numbers"),
         (("import", "mmsa", "evil.pkl", "--out", "o"), "the pickle asks for builtins.eval"),
         (("import", "mag-bert", "evil.pkl", "--out", "o"), "the pickle asks for builtins.eval"),
+        (("import", "mmsa", "evil.pkl", "--out", "o", "--label-range", "0..0"), "the first must be below the second"),
+        (("import", "mmsa", "evil.pkl", "--out", "o", "--label-range=-inf..inf"), "both be finite"),
         (("inspect", "none.csv"), "no such manifest"),
         (("merge", "none.csv", "--out", "o"), "two manifests or more"),
         (("export", "none.csv", "--out", "o"), "no such manifest"),

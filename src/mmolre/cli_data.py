@@ -1,5 +1,6 @@
 """The commands about data: import, inspect, merge, export. Only signatures and help live here, as in mmolre.cli."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
@@ -71,7 +72,7 @@ def mmsa(
     """
     from mmolre.data.importers import import_mmsa
 
-    limits = None if label_range is None else _range("--label-range", label_range)
+    limits = None if label_range is None else _label_range("--label-range", label_range)
     return _run(import_mmsa, _some(paths), out, label_range=limits, audio_root=audio_root)
 
 
@@ -384,6 +385,13 @@ def _pairs(option: str, items: tuple[str, ...]) -> dict[str, str]:
             raise UserError(f"{option} {item}: expected KEY=VALUE")
         pairs[key] = value
     return pairs
+
+
+def _label_range(option: str, text: str) -> tuple[float, float]:
+    low, high = _range(option, text)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"{option} {text}: the first must be below the second, and both be finite")
+    return low, high
 
 
 def _range(option: str, text: str) -> tuple[float, float]:

@@ -34,6 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.replace(target)
     except OSError as error:
         raise cannot_write(path, error) from error
+    except UnicodeEncodeError as error:  # half a character: a file's name that is no UTF-8, mostly
+        raise UserError(f"{os.fsencode(path).decode(errors='replace')}: {_no_text(error)}") from error
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
@@ -56,6 +58,11 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
         return UserError(f"the disk that holds {path.parent} is full: free some space and run the same command again")
     return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def _no_text(error: UnicodeEncodeError) -> str:
+    around = error.object[max(0, error.start - 20) : error.end + 20].encode(errors="replace").decode()
+    return f"{around!r} is no text that can be written in UTF-8: is a file's name in another encoding? Rename it"
 
 
 def _umask() -> int:

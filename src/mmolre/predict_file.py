@@ -133,4 +133,5 @@ class _Own:
 
 
 def _line(content: object) -> str:
-    return json.dumps(content, ensure_ascii=False) + "\n"
+    # A reason may name a file whose name is no text.
+    return json.dumps(content, ensure_ascii=False).encode(errors="replace").decode() + "\n"

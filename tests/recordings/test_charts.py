@@ -1,7 +1,8 @@
+import json
 import re
 
 from mmolre.recordings.charts import render
-from mmolre.recordings.timeline import Moment, Timeline
+from mmolre.recordings.timeline import Moment, Timeline, read_timeline
 
 
 def timeline(count: int) -> Timeline:
@@ -32,3 +33,15 @@ def test_more_points_than_can_be_told_apart_become_means():
     page = render(timeline(2000))
     assert len(heights(page, "dot")) == 500
     assert "Each point is the mean of some utterances." in page
+
+
+def test_a_file_with_odd_times_is_no_timeline(tmp_path):
+    path = tmp_path / "timeline.json"
+    content = timeline(2).to_json()
+    path.write_text(json.dumps(content))
+    assert read_timeline(path) == timeline(2)
+    for odd in (None, "5", float("nan"), True):
+        path.write_text(json.dumps(content | {"seconds": odd}))
+        assert read_timeline(path) is None
+    path.write_text(json.dumps(content | {"moments": [content["moments"][0] | {"end": None}]}))
+    assert read_timeline(path) is None

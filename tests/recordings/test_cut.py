@@ -48,3 +48,11 @@ def test_nothing_is_lost_and_nothing_is_too_long(items):
     assert " ".join(c.text for c in cuts).split() == [w.text for w in words]
     assert all(0 <= c.end - c.start <= LONGEST_SECONDS + 0.002 for c in cuts)
     assert all(a.end <= b.start + 0.002 for a, b in itertools.pairwise(cuts))
+
+
+def test_words_that_share_one_time_are_halved():
+    words = tuple(Word(1.0, 1.0, f"w{i}") for i in range(3000))
+    pieces = texts(Passage(words), fits=lambda text: len(text.split()) <= 50)
+    assert " ".join(pieces).split() == [word.text for word in words]
+    assert max(len(piece.split()) for piece in pieces) <= 50
+    assert len(pieces) <= 2 * 3000 / 50 + 8

@@ -131,3 +131,41 @@ def test_bad_transcripts_are_refused_in_one_line(tmp_path, name, content, reason
         read_transcript(tmp_path / name, 10)
     assert "\n" not in str(error.value)
     assert name in str(error.value)
+
+
+def test_times_that_no_number_can_hold(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"segments": [{"start": 0, "end": 1%s, "text": "so"}]}' % ("0" * 400))
+    with pytest.raises(UserError, match="segment 1 needs start and end in seconds"):
+        read_transcript(path, 10)
+
+
+def test_words_whose_times_run_backwards_are_spread(tmp_path):
+    path = tmp_path / "a.json"
+    words = [{"start": 2.0, "end": 2.5, "word": "so"}, {"start": 0.1, "end": 0.2, "word": "good"}]
+    path.write_text(json.dumps({"segments": [{"start": 1, "end": 3, "text": "so good", "words": words}]}))
+    (passage,) = read_transcript(path, 10).passages
+    starts = [word.start for word in passage.words]
+    assert starts == sorted(starts)
+    assert passage.words[0].start == 1.0
+
+
+def test_our_own_timelines(tmp_path):
+    path = tmp_path / "timeline.json"
+    path.write_text(json.dumps({"moments": [{"start": 0, "end": 1, "text": "so good"}], "language": "en"}))
+    assert said(read_transcript(path, 10)) == [(None, "so good")]
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("talk.en.srt", "en"),
+        ("talk.en.hi.srt", "en"),
+        ("talk.de.sdh.srt", "de"),
+        ("talk.hi.srt", "hi"),
+        ("talk.cc.srt", None),
+    ],
+)
+def test_what_follows_a_language_in_a_name(tmp_path, name, language):
+    (tmp_path / name).write_text(SRT)
+    assert read_transcript(tmp_path / name, 10).language == language

@@ -17,6 +17,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,8 @@ def audio_key(path: Path, start: float | None = None, end: float | None = None) 
         OSError: the file cannot be read.
     """
     stat = path.stat()
+    if not S_ISREG(stat.st_mode):  # a device or a pipe may have no end
+        raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
     digest = _file_digest(path, stat.st_size, stat.st_mtime_ns)
     return digest if start is None and end is None else f"{digest}:{start}:{end}"
 

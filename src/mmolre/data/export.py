@@ -11,7 +11,8 @@ import numpy as np
 
 from mmolre.data.feature_file import FeatureFile
 from mmolre.data.manifest import read_manifest, write_manifest
-from mmolre.data.mmsa_layout import COLUMNS, ID_MARK, NAMES, OURS, UNSPLIT
+from mmolre.data.manifest_write import audio_folder
+from mmolre.data.mmsa_layout import COLUMNS, ID_MARK, NAMES, OURS, UNSPLIT, is_no_features
 from mmolre.errors import UserError
 from mmolre.files import refuse_inputs, replacing, write_text
 from mmolre.schema import EMOTIONS, SPLITS, Utterance
@@ -50,8 +51,7 @@ def export_mmsa(manifest: Path, out: Path, *, audio_root: Path | None = None, pa
     rows = read_manifest(manifest, audio_root=audio_root)
     files = open_features(rows)
     keys = _keys(files)
-    root = Path(os.path.commonpath([row.audio.parent for row in rows if row.audio is not None] or [manifest.parent]))
-    root = root.absolute()
+    root = audio_folder(rows) or manifest.parent.absolute()
     content: dict[str, Any] = {}
     for split in (*SPLITS, None):
         chosen = [(order, row) for order, row in enumerate(rows) if row.split == split]
@@ -66,6 +66,11 @@ def export_mmsa(manifest: Path, out: Path, *, audio_root: Path | None = None, pa
 def _keys(files: Mapping[str, FeatureFile]) -> dict[str, str]:
     """MMSA's key for each of our features."""
     theirs = {ours: key for key, ours in NAMES.items() if key not in files}
+    for name in files:
+        if is_no_features(name):
+            raise UserError(
+                f"features cannot be called {name!r} in MMSA's layout, which has other uses for it: rename them"
+            )
     return {name: theirs.get(name, name) for name in files}
 
 
@@ -131,9 +136,7 @@ def export_parquet(manifest: Path, out: Path, *, audio_root: Path | None = None)
         raise UserError(f"{out}: name a file that ends in .parquet")
     refuse_inputs(out, [manifest])
     rows = read_manifest(manifest, audio_root=audio_root)
-    audio = [row.audio for row in rows if row.audio is not None]
-    root = Path(os.path.commonpath([path.parent.absolute() for path in audio])) if audio else None
-    return write_manifest(out, rows, audio_root=root)
+    return write_manifest(out, rows, audio_root=audio_folder(rows))
 
 
 def export_datasets(manifest: Path, out: Path, *, audio_root: Path | None = None) -> int:
@@ -149,6 +152,11 @@ def export_datasets(manifest: Path, out: Path, *, audio_root: Path | None = None
     numbers = ("start", "end", "sentiment", *EMOTIONS)
     strings = ("id", "text", "audio", "speaker", "video_id")
     types = dict.fromkeys(strings, pa.string()) | dict.fromkeys(numbers, pa.float64())
+    if taken := sorted(set(types) & set(files)):
+        raise UserError(f"features cannot be called {taken[0]!r}, the name of a column: rename them")
+    card = out / "README.md"
+    if card.exists() and not card.read_bytes().startswith(_CARD.encode()):
+        raise UserError(f"{card} is there already and no export's: give another --out")
     types |= dict.fromkeys(files, pa.list_(pa.list_(pa.float32())))
     schema = pa.schema(types.items())
     shards: dict[str, str] = {}
@@ -161,7 +169,7 @@ def export_datasets(manifest: Path, out: Path, *, audio_root: Path | None = None
         with replacing(out / shards[name]) as beside, pq.ParquetWriter(beside, schema) as writer:
             for batch in _batches(chosen):
                 writer.write_table(pa.Table.from_pylist([_record(row, files) for row in batch], schema=schema))
-    write_text(out / "README.md", _card(shards))
+    write_text(card, _card(shards))
     return len(rows)
 
 
@@ -181,8 +189,11 @@ def _record(row: Utterance, files: Mapping[str, FeatureFile]) -> dict[str, Any]:
     return record
 
 
+_CARD = "---\nconfigs:\n"
+
+
 def _card(shards: Mapping[str, str]) -> str:
-    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    lines = [*_CARD.splitlines(), "- config_name: default", "  data_files:"]
     for split, path in shards.items():
         lines += [f"  - split: {split}", f"    path: {path}"]
     return "\n".join([*lines, "---", ""])

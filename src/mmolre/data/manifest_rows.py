@@ -7,7 +7,8 @@ from 1.
 
 import csv
 import json
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 """The formats of a manifest, known by these endings (any case)."""
 
 _PARQUET_BATCH = 1024
+csv.field_size_limit(2**24)
+"""Characters of one cell: what one imports as the words of a long recording is to be read again."""
 
 Row = tuple[int, dict[str, Any]]
 
@@ -87,12 +90,24 @@ def _csv_rows(path: Path, delimiter: str, encoding: str) -> Iterator[Row]:
 
 
 def _check_header(path: Path, header: list[str], delimiter: str) -> None:
-    twice = sorted({name for name in header if name and header.count(name) > 1})
-    if twice:
-        raise UserError(f"{path}:1: the column {twice[0]!r} occurs twice: rename or remove one")
+    _check_twice(f"{path}:1", header)
     if delimiter == "," and len(header) == 1 and (";" in header[0] or "\t" in header[0]):
         mend = "save the file as comma-separated CSV, or import it by `mmolre import csv --delimiter CHARACTER`"
         raise UserError(f"{path}:1: the columns must be separated by commas: {mend}")
+
+
+def _check_twice(where: Path | str, names: Sequence[str]) -> None:
+    twice = sorted(name for name, count in Counter(names).items() if name and count > 1)
+    if twice:
+        raise UserError(f"{where}: the column {twice[0]!r} occurs twice: rename or remove one")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} occurs twice")
+    return found
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -101,7 +116,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
+                values = json.loads(line, object_pairs_hook=_object)
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number}: not a line of JSON ({_one_line(error)})") from None
             if not isinstance(values, dict):
@@ -116,6 +131,7 @@ def _parquet_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
+            _check_twice(path, names)
             unread = dict.fromkeys(name for name in names if name not in wanted)
             number = 0
             read = [name for name in names if name in wanted]

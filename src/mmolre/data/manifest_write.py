@@ -63,6 +63,13 @@ def write_manifest(path: Path, rows: Iterable[Utterance], *, audio_root: Path | 
     return count
 
 
+def audio_folder(rows: Iterable[Utterance]) -> Path | None:
+    """The folder below which all their audio lies, and what of it are links to; ``None`` without any."""
+    files = [row.audio for row in rows if row.audio is not None]
+    folders = {folder for file in files for folder in (file.absolute().parent, Path(os.path.realpath(file)).parent)}
+    return Path(os.path.commonpath(folders)) if folders else None
+
+
 def _add_features(features: dict[str, Path], more: Mapping[str, Path], path: Path) -> None:
     for name, file in more.items():
         other = features.setdefault(name, file)
@@ -78,7 +85,9 @@ def _row(utterance: Utterance, root: str) -> dict[str, Any]:
             audio = Path(os.path.realpath(utterance.audio)).relative_to(root)
         except ValueError:
             raise UserError(f"{utterance.id}: the audio {utterance.audio} lies outside the audio root {root}") from None
-        row["audio"] = audio.as_posix()
+        row["audio"] = name = audio.as_posix()
+        if name != name.strip():
+            raise UserError(f"{utterance.id}: {name!r} begins or ends with a space, which is lost: rename the audio")
         if not utterance.cut:
             row["start"] = row["end"] = None
     return row

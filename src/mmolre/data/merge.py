@@ -13,6 +13,7 @@ from mmolre.data.feature_file import FeatureFile, write_feature_file
 from mmolre.data.importers import ImportSummary
 from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
+from mmolre.data.manifest_write import audio_folder
 from mmolre.data.provenance import provenance_path, write_provenance
 from mmolre.errors import UserError
 from mmolre.files import refuse_inputs, replacing
@@ -63,14 +64,14 @@ def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Ro
     if twice:
         raise UserError(f"the id {twice[0]!r} is that of two rows whose times differ: merge on ids, or --rows first")
     ids = {key: row.id for of in reversed(keyed) for key, row in of.items()}
-    renamed = [{row.id: ids[key] for key, row in of.items()} for of in keyed]
+    wanted = set(keys)
+    renamed = [{row.id: ids[key] for key, row in of.items() if key in wanted} for of in keyed]
     counts = [sum(key in of for key in keys) for of in keyed]
     notes += [f"{count} of {len(keys)} rows are in {path}" for path, count in zip(paths, counts, strict=True)]
     notes += _told(conflicts, manifest)
     files = _gather(paths, sources, renamed, manifest, notes)
     merged = [replace(row, features=files) for row in merged]
-    audio = [row.audio.absolute() for row in merged if row.audio is not None]
-    root = Path(os.path.commonpath([path.parent for path in audio])) if audio else None
+    root = audio_folder(merged)
     inside = root is None or manifest.parent.absolute() in (root, *root.parents)
     write_manifest(manifest, merged, audio_root=None if inside else root)
     write_provenance(
@@ -107,17 +108,22 @@ def _keyed(
     """The rows by what they are the same by; ``known``: the intervals of each video in those before, added to."""
     if on == "id":
         return {row.id: row for row in rows}
-    found: dict[Any, Utterance] = {}
-    alike: list[str] = []
-    for row in rows:
+    near: list[tuple[float, int, Any]] = []
+    for number, row in enumerate(rows):
         if row.video_id is None or row.start is None:
             raise UserError(f"{path.parent / row.row}: --on times needs video_id and start in each row")
-        interval = (row.start, row.end)
-        key: Any = (row.video_id, _nearest(known.get(row.video_id, []), interval))
-        if key in found:
-            alike.append(f"{row.id} as {found[key].id}")
-            key = (path, row.id)
-        found[key] = row
+        distance, interval = _nearest(known.get(row.video_id, []), (row.start, row.end))
+        near.append((distance, number, (row.video_id, interval)))
+    taken: dict[Any, int] = {}
+    own: dict[int, Any] = {}
+    alike: list[str] = []
+    for _, number, key in sorted(near, key=lambda of: of[:2]):  # who fits best is the same, whatever the order of rows
+        if key in taken:
+            alike.append(f"{rows[number].id} as {rows[taken[key]].id}")
+            own[number] = (path, rows[number].id)
+        else:
+            taken[key], own[number] = number, key
+    found: dict[Any, Utterance] = {own[number]: row for number, row in enumerate(rows)}
     for video, interval in (key for key in found if isinstance(key[0], str)):
         if interval not in known.setdefault(video, []):
             known[video].append(interval)
@@ -126,15 +132,15 @@ def _keyed(
     return found
 
 
-def _nearest(intervals: Sequence[_Interval], own: _Interval) -> _Interval:
-    """That of ``intervals`` which is nearest, if it is near enough to be the same; else the row's ``own``."""
+def _nearest(intervals: Sequence[_Interval], own: _Interval) -> tuple[float, _Interval]:
+    """How far that of ``intervals`` is which is nearest, and it, if it is near enough to be the same; else ``own``."""
 
     def distance(other: _Interval) -> float:
         ends = 0.0 if own[1] is None or other[1] is None else abs(other[1] - own[1])
         return max(abs(other[0] - own[0]), ends)
 
     nearest = min(intervals, key=distance, default=own)
-    return nearest if distance(nearest) <= _STEP else own
+    return (distance(nearest), nearest) if distance(nearest) <= _STEP else (0.0, own)
 
 
 def _chosen(keyed: Sequence[Mapping[Any, Utterance]], rows: Rows) -> list[Any]:
@@ -188,8 +194,10 @@ def _gather(
     prefix = "" if manifest.stem == "manifest" else f"{manifest.stem}."
     gathered: dict[str, Path] = {}
     hashes: dict[str, str] = {}
+    copies: list[tuple[Path, Path, Mapping[str, str] | None]] = []
+    read = {os.path.realpath(file): path for path, of in zip(paths, sources, strict=True) for file in _files(of)}
     for path, rows, ids in zip(paths, sources, renamed, strict=True):
-        for name, file in (rows[0].features if rows else {}).items():
+        for name, file in rows[0].features.items() if rows else ():
             digest = _hash(file)
             if hashes.get(name) == digest:
                 continue
@@ -198,19 +206,26 @@ def _gather(
                 free, number = f"{name}-{number}", number + 1
             if free != name:
                 notes.append(f"features {name} of {path} differ from those before: they are {free} here")
-            target = (manifest.parent / f"{prefix}{free}{file.suffix.lower()}").absolute()
-            if target.exists() and target.samefile(file):
-                raise UserError(f"{target}: merge into another folder than that of {path}")
-            if all(old == new for old, new in ids.items()):
-                with replacing(target) as beside:
-                    shutil.copyfile(file, beside)
-            else:
-                opened = FeatureFile(file)
-                target = target.with_suffix(".safetensors")
-                found = ((ids[old], opened.get(old)) for old in opened.ids if old in ids)
-                write_feature_file(target, ((new, array) for new, array in found if array is not None))
+            same = all(ids.get(old) == old for old in FeatureFile(file).ids)
+            suffix = file.suffix.lower() if same else ".safetensors"
+            target = (manifest.parent / f"{prefix}{free}{suffix}").absolute()
+            if other := read.get(os.path.realpath(target)):
+                raise UserError(f"{target}: merge into another folder than that of {other}")
+            copies.append((file, target, None if same else ids))
             gathered[free], hashes[name] = target, hashes.get(name, digest)
+    for file, target, ids in copies:
+        if ids is not None:
+            opened = FeatureFile(file)
+            found = ((ids[old], opened.get(old)) for old in opened.ids if old in ids)
+            write_feature_file(target, ((new, array) for new, array in found if array is not None))
+        else:
+            with replacing(target) as beside:
+                shutil.copyfile(file, beside)
     return gathered
+
+
+def _files(rows: Sequence[Utterance]) -> list[Path]:
+    return list(rows[0].features.values()) if rows else []
 
 
 def _hash(file: Path) -> str:

@@ -5,6 +5,8 @@
 that is kept under names of ours, which MMSA does not look at.
 """
 
+import re
+
 SPLIT_KEYS = ("train", "valid", "dev", "val", "test")
 UNSPLIT = "unsplit"
 """Rows without a split; ours."""
@@ -24,3 +26,10 @@ ID_MARK = "$_$"
 
 NO_FEATURES = ("id", "raw_text", "text_bert", "annotations", "labels", OURS)
 """Members of a split that are no features; nor are those that end in _lengths, _labels, _labels_T and so on."""
+
+_LABELS = re.compile(r".*(_lengths|_labels(_[A-Z])?)")
+
+
+def is_no_features(key: str) -> bool:
+    """Whether a member of a split is something else than features by its name."""
+    return key in NO_FEATURES or _LABELS.fullmatch(key) is not None

@@ -5,10 +5,13 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_TIME = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
+from mmolre.errors import UserError
+
+_TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{2})(?:[.,:](\d{1,9}))?"
 _CUE = re.compile(rf"\s*{_TIME}\s*-->\s*{_TIME}(?:\s.*)?")
 _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
-_TAG = re.compile(r"</?[a-zA-Z][^>]*>|<\d[\d:.]*>|\{\\[^}]*\}")
+_TIMES = re.compile(r"\s*[\d:.,]+\s*-->")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
 
 
 class SubtitleCue(NamedTuple):
@@ -23,20 +26,28 @@ class SubtitleCue(NamedTuple):
 def subtitle_cues(content: str) -> Iterator[SubtitleCue]:
     """The cues that have words and last, in their order; times to the millisecond.
 
-    A cue ends at a blank line, or where the next one's times stand: there are files without blank lines.
+    A cue ends where the next one's times stand, in WebVTT at a blank line, too: there are SubRip files without blank
+    lines, and some with blank lines within a cue.
+
+    Raises:
+        UserError: a line of times that cannot be read, whose words would be lost.
     """
+    web = content.lstrip("\ufeff").startswith("WEBVTT")
     times: tuple[float, float] | None = None
     lines: list[str] = []
-    for line in [*content.splitlines(), ""]:
-        match = _CUE.fullmatch(line)
-        if times is not None and (match or not line.strip()):
-            if match and len(lines) > 1 and lines[-1].isdecimal():
-                lines.pop()  # the number of the next cue
+    for line in [*re.split(r"\r\n|\n|\r", content), None]:
+        match = None if line is None else _CUE.fullmatch(line)
+        if line is not None and match is None and _TIMES.match(line):
+            raise UserError(f"{line.strip()[:60]!r} is no line of times such as 00:00:01,500 --> 00:00:03,000")
+        if times is not None and (match or line is None or (web and not line.strip())):
+            # The number of the next cue is no word; where it stands alone, a blank line before it says so.
+            if match and lines and lines[-1].isdecimal() and (len(lines) > 1 or not lines[0]):
+                lines.pop()
             yield from _cue(*times, " ".join(lines))
             times = None
         if match:
             times, lines = (_seconds(match.groups()[:4]), _seconds(match.groups()[4:])), []
-        elif line.strip():
+        elif line is not None and (line.strip() or lines == []):
             lines.append(line.strip())
 
 
@@ -49,4 +60,5 @@ def _cue(start: float, end: float, text: str) -> Iterator[SubtitleCue]:
 
 def _seconds(parts: tuple[str | None, ...]) -> float:
     hours, minutes, seconds, rest = parts
-    return int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0) + int((rest or "0").ljust(3, "0")) / 1000
+    whole = int(hours or 0) * 3600 + int(minutes or 0) * 60 + int(seconds or 0)
+    return whole + round(float(f"0.{rest or 0}"), 3)

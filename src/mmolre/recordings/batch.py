@@ -111,7 +111,7 @@ def analyze_all(
                 timeline = kept or analyzer.analyze(path, transcript, folder, progress(number, path))
                 without = transcripts is not None and transcript is None
                 result = Result(path, folder, timeline, again=kept is not None, without=without)
-            except (UserError, OSError, RuntimeError, ValueError) as error:  # whatever a codec or a transcriber raises
+            except Exception as error:  # whatever a codec or a transcriber raises
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
                 result = Result(path, folder, None, reason.removeprefix(f"{path}: "))
             results.append(result)

@@ -91,6 +91,7 @@ def _short_enough(words: list[Word], longest: float, fits: Callable[[str], bool]
         off_middle = abs((after.start + before.end) / 2 - (words[0].start + words[-1].end) / 2) / length
         return (after.start - before.end) + 0.3 * bool(_CLAUSE_END.fullmatch(before.text)) - off_middle
 
-    best = max(range(1, len(words)), key=worth)
+    # Of equally good places that in the middle: words that share one time are cut in half, and in half again.
+    best = max(range(1, len(words)), key=lambda i: (worth(i), -abs(2 * i - len(words))))
     yield from _short_enough(words[:best], longest, fits)
     yield from _short_enough(words[best:], longest, fits)

@@ -1,6 +1,7 @@
 """What is known of a recording after analysis. Plain data: reading it back needs neither torch nor the recording."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -119,7 +120,11 @@ class Timeline:
         for item in values.pop("moments"):
             alone = {k: Alone(**item[k]) if item[k] else None for k in ("words", "voice")}
             moments.append(Moment(**{**item, **alone}))
-        return cls(moments=moments, **values)
+        found = cls(moments=moments, **values)
+        times = [found.seconds, *(time for moment in moments for time in (moment.start, moment.end))]
+        if not all(type(time) in (int, float) and math.isfinite(time) for time in times):
+            raise ValueError("a time that is no number")
+        return found
 
     def rows(self) -> list[dict[str, Any]]:
         """A flat dict per utterance: the columns of ``timeline.csv`` and of :meth:`to_pandas`."""

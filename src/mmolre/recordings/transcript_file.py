@@ -4,6 +4,7 @@ Times are read to the millisecond. A speaker is read from VTT's ``<v Name>``, JS
 ``NAME:`` where at least two cues begin with it.
 """
 
+import itertools
 import json
 import math
 import re
@@ -26,6 +27,8 @@ _BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]:?\s+(?=\S)")
 _NAMED = re.compile(r"[-–]?\s*([^\W\d_][\w .'’-]{0,30}):\s+(?=\S)")
 _SENTENCE_END = re.compile(r"[.!?…。！？]")
 _FEWEST_ENDS = 0.1  # of the cues; with fewer the transcript has no punctuation
+_FOR_THE_DEAF = ("hi", "cc", "sdh", "forced")
+"""What may follow a language in a file's name; ``hi`` alone is Hindi."""
 _LANGUAGE_NAMES = {"english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "chinese": "zh"}
 
 
@@ -84,7 +87,7 @@ def _json_cues(path: Path, content: str) -> tuple[list[_Cue], str | None]:
         language = None
         if isinstance(data, dict):
             language = _language_code(data.get("language"))
-            data = data.get("segments", data.get("utterances"))
+            data = data.get("segments", data.get("utterances", data.get("moments")))
         if not isinstance(data, list):
             raise UserError(f'{path}: expected {{"segments": [{{"start": 0.0, "end": 1.5, "text": "..."}}, ...]}}')
         return [cue for i, item in enumerate(data) if (cue := _json_cue(path, i, item))], language
@@ -102,11 +105,12 @@ def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
             for w in item.get("words") or []
             if "start" in w and "end" in w
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise UserError(
             f"{path}: segment {number + 1} needs start and end in seconds and text ({type(error).__name__} {error})"
         ) from None
-    if joined(words) != text:  # some words without times: then all are spread
+    rising = all(a.start <= b.start and a.start <= a.end for a, b in itertools.pairwise((*words, *words[-1:])))
+    if joined(words) != text or not rising:  # some words without times, or odd ones: then all are spread
         words = ()
     return _Cue(start, end, text, _text(speaker) if speaker else None, words) if text and start < end else None
 
@@ -132,8 +136,10 @@ def _language_code(name: Any) -> str | None:
 
 def _language_of_name(path: Path) -> str | None:
     """``talk.en.srt`` names it, as players expect."""
-    parts = path.name.lower().split(".")
-    return parts[-2] if len(parts) > 2 and re.fullmatch(r"[a-z]{2}", parts[-2]) else None
+    parts = path.name.lower().split(".")[:-1]
+    if len(parts) > 2 and parts[-1] in _FOR_THE_DEAF:
+        parts.pop()
+    return parts[-1] if len(parts) > 1 and re.fullmatch(r"[a-z]{2}", parts[-1]) and parts[-1] != "cc" else None
 
 
 def _with_speakers(cues: list[_Cue]) -> list[_Cue]:

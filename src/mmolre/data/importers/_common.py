@@ -1,7 +1,10 @@
 """What importers share: how they end, whose emotions are which, how utterances are divided."""
 
+import contextlib
 import hashlib
 import itertools
+import os
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmolre.data.manifest import write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
-from mmolre.data.manifest_sidecar import check_feature_name
+from mmolre.data.manifest_sidecar import check_feature_name, read_sidecar
 from mmolre.data.provenance import write_provenance
 from mmolre.errors import UserError
-from mmolre.files import refuse_inputs
+from mmolre.files import cannot_write, refuse_inputs
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, SPLITS, Utterance
 
 if TYPE_CHECKING:
@@ -87,16 +90,23 @@ def finish(
     path = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
     inputs = list(inputs)
     refuse_inputs(path, inputs)
+    others = _files_of_others(path) if features else {}
     for name in features or {}:
         check_feature_name(name, str(path))
+        file = _feature_file(path, name)
+        refuse_inputs(file, inputs)
+        if other := others.get(os.path.realpath(file)):
+            raise UserError(f"{file} is of {other}, too, and would be overwritten: give another --out")
     dropped, notes = list(dropped), list(notes)
-    before = {name for name in features or {} if _feature_file(path, name).exists()}
+    if not features:
+        return _finished(importer, rows, path, audio_root, dropped, notes, inputs, {}, None, options)
     try:
-        return _finished(importer, rows, path, audio_root, dropped, notes, inputs, features or {}, options)
-    except UserError:
-        for name in set(features or {}) - before:  # without a manifest they are of no use
-            _feature_file(path, name).unlink(missing_ok=True)
-        raise
+        near = next(folder for folder in path.absolute().parents if folder.is_dir())  # nothing new where it fails
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=near) as folder:
+            beside = Path(folder)
+            return _finished(importer, rows, path, audio_root, dropped, notes, inputs, features, beside, options)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def _finished(
@@ -108,12 +118,17 @@ def _finished(
     notes: list[str],
     inputs: list[Path],
     features: "Mapping[str, Arrays]",
+    beside: Path | None,
     options: Mapping[str, Any] | None,
 ) -> ImportSummary:
-    files, held = _write_features(path, features, notes)
+    """``beside``: where feature files are written, until the manifest is: a failure leaves what was there before."""
+    made, held = _write_features(beside, features, notes) if beside else ({}, set())
+    files = {name: _feature_file(path, name) for name in made}
     kept = []
     for row in rows:
-        if row.text is None and row.audio is None and row.id not in held:
+        if row.audio is not None and _ends_in_space(row.audio, audio_root):
+            dropped.append((row.id, "the name of its audio begins or ends with a space: rename it"))
+        elif row.text is None and row.audio is None and row.id not in held:
             dropped.append((row.id, "neither text nor audio nor features"))
         else:
             kept.append(replace(row, features=files) if files else row)
@@ -121,12 +136,14 @@ def _finished(
         source = ", ".join(map(str, inputs)) or audio_root
         raise UserError(f"{source}: no usable utterance: {dropped[0][1] if dropped else 'it is empty'}")
     folder = path.parent.resolve()
-    beside = all(row.audio.resolve().is_relative_to(folder) for row in kept if row.audio is not None)
-    if not beside:
+    at_hand = all(row.audio.resolve().is_relative_to(folder) for row in kept if row.audio is not None)
+    if not at_hand:
         notes.append(
             f"the audio stays in {audio_root}, which {path.name}.json names: where that moves, pass --audio-root"
         )
-    n_rows = write_manifest(path, kept, audio_root=None if beside else audio_root)
+    n_rows = write_manifest(path, kept, audio_root=None if at_hand else audio_root)
+    for name, file in made.items():
+        file.replace(files[name])
     write_provenance(
         path,
         source=importer,
@@ -140,8 +157,25 @@ def _finished(
     return ImportSummary(path, n_rows, dropped, notes)
 
 
+def _ends_in_space(audio: Path, root: Path) -> bool:
+    """A manifest's cells are read without what stands around them."""
+    name = os.path.relpath(os.path.realpath(audio), os.path.realpath(root))
+    return name != name.strip()
+
+
+def _files_of_others(manifest: Path) -> dict[str, Path]:
+    """The feature files that other manifests in the folder name, and which one does."""
+    found: dict[str, Path] = {}
+    for sidecar in sorted(manifest.parent.glob("*.json")) if manifest.parent.is_dir() else []:
+        other = sidecar.with_suffix("")
+        if other.suffix.lower() in SUFFIXES and other.name != manifest.name:
+            with contextlib.suppress(UserError):
+                found |= dict.fromkeys(map(os.path.realpath, read_sidecar(other).features.values()), other)
+    return found
+
+
 def _write_features(
-    manifest: Path, features: "Mapping[str, Arrays]", notes: list[str]
+    folder: Path, features: "Mapping[str, Arrays]", notes: list[str]
 ) -> tuple[dict[str, Path], set[str]]:
     """Name -> file of those that hold anything, and all ids that are in one of them."""
     from mmolre.data.feature_file import FeatureFile, write_feature_file
@@ -154,7 +188,7 @@ def _write_features(
         if first is None:
             notes.append(f"no utterance has features of {name}")
             continue
-        file = _feature_file(manifest, name)
+        file = folder / f"{name}.safetensors"
         count = write_feature_file(file, itertools.chain([first], stream))
         written = FeatureFile(file)
         notes.append(f"features {name}: {count} utterances, {written.width} wide")

@@ -153,7 +153,13 @@ def _add_labels(
             )
         cut = _SEGMENT.fullmatch(sequence.key)
         video = cut["video"] if cut else sequence.key
-        for row, (start, end) in enumerate(sequence.intervals.tolist()):
+        intervals = sequence.intervals.tolist()
+        if cut and len(intervals) > 1:
+            notes.append(
+                f"{file.path.name}: {sequence.key} has {len(intervals)} rows of labels, of which the first counts"
+            )
+            intervals = intervals[:1]
+        for row, (start, end) in enumerate(intervals):
             number = int(cut["number"]) + row if cut else row
             key = f"{video}_{number + 1}" if ids == "clip" else f"{video}[{number}]"
             segment = segments.setdefault(key, Segment(key, video, start, end))

@@ -28,10 +28,10 @@ def import_folder(sources: Sequence[Path], out: Path) -> ImportSummary:
     files = [path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file()]
     for path in sorted(files, key=lambda path: (MEDIA_SUFFIXES.index(path.suffix.lower()), path)):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        if name in rows or f"{name}#1" in rows:
+        found = list(_utterances(path, name, inputs))
+        if name in rows or f"{name}#1" in rows or any(row.id in rows for row in found):
             dropped.append((str(path.relative_to(folder)), "another recording has this name"))
             continue
-        found = list(_utterances(path, name, inputs))
         if not found:
             dropped.append((str(path.relative_to(folder)), "its .srt has no cue with words"))
         rows |= {row.id: row for row in found}

@@ -15,13 +15,12 @@ import numpy as np
 from mmolre.data.importers._common import ImportSummary, count_splits, finish, rescale
 from mmolre.data.manifest_fields import LABEL_RANGES, SPLIT_ALIASES, as_label, as_seconds, as_string
 from mmolre.data.manifest_sidecar import FEATURE_NAME, RESERVED
-from mmolre.data.mmsa_layout import ID_MARK, NAMES, NO_FEATURES, OURS, SPLIT_KEYS, UNSPLIT
+from mmolre.data.mmsa_layout import ID_MARK, NAMES, OURS, SPLIT_KEYS, UNSPLIT, is_no_features
 from mmolre.data.unpickle import Unpickled, unpickle
 from mmolre.errors import UserError
 from mmolre.schema import EMOTIONS, Utterance
 
 _EXPECTED = "a dict of train, valid and test with id, raw_text, regression_labels and arrays, as MMSA writes it"
-_LABELS = re.compile(r".*(_lengths|_labels(_[A-Z])?)")
 
 Part = tuple[Unpickled, list[str | None], Any, Any, bool]
 """A split's features: the file, the ids of its rows (None: dropped), the arrays, their lengths, is padding in front."""
@@ -237,7 +236,7 @@ def _extended(
 
 
 def _is_features(key: str, value: Any, count: int) -> bool:
-    if key in NO_FEATURES or _LABELS.fullmatch(key) or _length(value) != count or not count:
+    if is_no_features(key) or _length(value) != count or not count:
         return False
     if isinstance(value, np.ndarray) and value.dtype.kind != "O":
         return value.ndim in (2, 3) and value.dtype.kind in "fiu"
