@@ -221,6 +221,8 @@ def peers(content: Mapping[str, Any]) -> Page:
         "seeds",
         "best epochs",
     ]
+    counts_of = {len(row["metrics"]["sentiment.mae"]["values"]) for row in rows.values()}
+    trained = _seeds(content).lower() if len(counts_of) == 1 else "as many seeds as the table says"
     theirs = {name: row for name, row in rows.items() if not name.startswith("mmolre")}
     verdicts = []
     for name, row in rows.items():
@@ -240,7 +242,7 @@ def peers(content: Mapping[str, Any]) -> Page:
             verdicts.append(f"- {row['title']}: faster per epoch than MulT: **{held}** ({ratio:.1f} times as fast).")
     return [
         f"CMU-MOSEI's utterances with text and 45 numbers of audio ({counts['train']:,} to train, {counts['valid']:,} "
-        f"valid, {counts['test']:,} test); sentiment; the same frozen features for all, {_seeds(content).lower()}, "
+        f"valid, {counts['test']:,} test); sentiment; the same frozen features for all, {trained}, "
         f"at most {content['budget']['epochs']} epochs, patience {content['budget']['patience']}, the epoch with the "
         "lowest MAE on valid. CPU seconds, one thread, from features; the machine was shared: read the ratios. "
         "[benchmarks/peers](../benchmarks/peers/README.md) says how MMSA is run.",
