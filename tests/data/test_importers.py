@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmolre.data.importers import import_mosi, import_ravdess
+from mmolre.data.importers._common import few_numbers
 from mmolre.data.manifest import ManifestWarning, read_manifest
 from mmolre.data.surroundings import surrounded
 from mmolre.errors import UserError
@@ -170,3 +172,18 @@ def test_real_mosi(corpora, tmp_path):
     assert (len(rows), len(voiced), summary.dropped[:1]) == (2199, 400, [])
     assert not any(row.cut for row in rows)
     assert [sum(row.split == s for row in voiced) for s in ("train", "valid", "test")] == [372, 28, 0]
+
+
+def test_labels_are_counted_before_they_are_unfolded():
+    assert few_numbers(1) == few_numbers([[1.0]]) == few_numbers(np.array([[1]])) == [1.0]
+    assert few_numbers((1, [2, np.array([3.0, 4.0])], "5")) == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert np.isnan(few_numbers(None) or []).all()
+    many: list = [0.0]
+    for _ in range(60):  # 2 ** 60 numbers
+        many = [many, many]
+    itself: list = []
+    itself.append(itself)
+    for label in (many, itself, np.zeros(17), [0] * 17):
+        assert few_numbers(label) is None
+    with pytest.raises(ValueError, match="could not convert"):
+        few_numbers(["so"])

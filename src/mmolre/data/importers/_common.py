@@ -202,6 +202,33 @@ def _feature_file(manifest: Path, name: str) -> Path:
     return (manifest.parent / f"{prefix}{name}.safetensors").absolute()
 
 
+def few_numbers(label: Any, most: int = 16) -> list[float] | None:
+    """The numbers of a pickle's label, however they are nested; ``None`` where they are more than ``most``.
+
+    Counted before they are unfolded: lists that hold one another many times over fill the memory from a few bytes.
+
+    Raises:
+        TypeError, ValueError: something in it is no number.
+    """
+    import numpy as np
+
+    found: list[float] = []
+    left = [label]
+    for _ in range(4 * most):  # a list may hold itself
+        if not left:
+            return found
+        value = left.pop()
+        if isinstance(value, np.ndarray):
+            value = value.ravel().tolist() if value.size <= most else [0] * (most + 1)
+        if isinstance(value, list | tuple):
+            left += value[: most + 1][::-1]
+        else:
+            found.append(float("nan") if value is None else float(value))
+        if len(found) + len(left) > most:
+            return None
+    return None
+
+
 def one_emotion(name: str | None, intensity: float = 1.0) -> tuple[float, ...]:
     """Six intensities with one above 0, or none where ``name`` is ``None`` (neutral)."""
     return tuple(intensity if other == name else 0.0 for other in EMOTIONS)

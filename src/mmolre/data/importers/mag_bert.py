@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmolre.data.importers._common import ImportSummary, count_splits, finish
+from mmolre.data.importers._common import ImportSummary, count_splits, few_numbers, finish
 from mmolre.data.manifest_fields import LABEL_RANGES, SPLIT_ALIASES
 from mmolre.data.unpickle import Unpickled, unpickle
 from mmolre.errors import UserError
@@ -152,10 +152,10 @@ def _words(words: Any) -> str | None:
 def _labels(label: Any) -> dict[str, float | None] | None:
     """Labels by name; ``None`` where one is no number or out of range. A NaN is not labelled."""
     try:
-        values = np.asarray(label, np.float64).ravel().tolist()
+        values = few_numbers(label)
     except (TypeError, ValueError):
         return None
-    if len(values) not in (1, len(_LABELS)):
+    if values is None or len(values) not in (1, len(_LABELS)):
         return None
     labels: dict[str, float | None] = {}
     for name, value in zip(_LABELS, values, strict=False):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mmolre.data.importers._common import ImportSummary, count_splits, finish, rescale
+from mmolre.data.importers._common import ImportSummary, count_splits, few_numbers, finish, rescale
 from mmolre.data.manifest_fields import LABEL_RANGES, SPLIT_ALIASES, as_label, as_seconds, as_string
 from mmolre.data.manifest_sidecar import FEATURE_NAME, RESERVED
 from mmolre.data.mmsa_layout import ID_MARK, NAMES, OURS, SPLIT_KEYS, UNSPLIT, is_no_features
@@ -175,9 +175,9 @@ def _labelled(
     row: Utterance, label: Any, limits: tuple[float, float], at: str, dropped: list[tuple[str, str]]
 ) -> Utterance:
     """With the sentiment, or with sentiment and emotions where the label has seven numbers."""
-    values = np.asarray(label, np.float64).ravel().tolist()
-    if len(values) not in (1, 1 + len(EMOTIONS)):
-        raise UserError(f"{at}: a label of {len(values)} numbers")
+    values = few_numbers(label)
+    if values is None or len(values) not in (1, 1 + len(EMOTIONS)):
+        raise UserError(f"{at}: a label of {'many' if values is None else len(values)} numbers")
     low, high = limits
     sentiment, emotions = values[0], values[1:]
     if not (np.isnan(sentiment) or low - 1e-4 <= sentiment <= high + 1e-4):
