@@ -72,7 +72,7 @@ def mmsa(
     """
     from mmolre.data.importers import import_mmsa
 
-    limits = None if label_range is None else _label_range("--label-range", label_range)
+    limits = None if label_range is None else _range("--label-range", label_range)
     return _run(import_mmsa, _some(paths), out, label_range=limits, audio_root=audio_root)
 
 
@@ -387,21 +387,15 @@ def _pairs(option: str, items: tuple[str, ...]) -> dict[str, str]:
     return pairs
 
 
-def _label_range(option: str, text: str) -> tuple[float, float]:
-    low, high = _range(option, text)
+def _range(option: str, text: str) -> tuple[float, float]:
+    first, _, last = text.partition("..")
+    try:
+        low, high = float(first), float(last)
+    except ValueError:
+        raise UserError(f"{option} {text}: expected LOW..HIGH, e.g. 0..10") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise UserError(f"{option} {text}: the first must be below the second, and both be finite")
     return low, high
-
-
-def _range(option: str, text: str) -> tuple[float, float]:
-    low, dots, high = text.partition("..")
-    try:
-        if dots:
-            return float(low), float(high)
-    except ValueError:
-        pass
-    raise UserError(f"{option} {text}: expected LOW..HIGH, e.g. 0..10")
 
 
 def _folds(text: str) -> tuple[float, float, float]:

@@ -169,3 +169,9 @@ def test_our_own_timelines(tmp_path):
 def test_what_follows_a_language_in_a_name(tmp_path, name, language):
     (tmp_path / name).write_text(SRT)
     assert read_transcript(tmp_path / name, 10).language == language
+
+
+def test_a_line_of_times_that_cannot_be_read_is_said_with_its_file(tmp_path):
+    (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> soon\nwords\n")
+    with pytest.raises(UserError, match=r"a\.srt: '00:00:01,000 --> soon' is no line of times"):
+        read_transcript(tmp_path / "a.srt", 10)

@@ -23,11 +23,14 @@ class SubtitleCue(NamedTuple):
     speaker: str | None
 
 
-def subtitle_cues(content: str) -> Iterator[SubtitleCue]:
+def subtitle_cues(content: str, where: str = "") -> Iterator[SubtitleCue]:
     """The cues that have words and last, in their order; times to the millisecond.
 
     A cue ends where the next one's times stand, in WebVTT at a blank line, too: there are SubRip files without blank
     lines, and some with blank lines within a cue.
+
+    Args:
+        where: the file, for messages.
 
     Raises:
         UserError: a line of times that cannot be read, whose words would be lost.
@@ -38,7 +41,8 @@ def subtitle_cues(content: str) -> Iterator[SubtitleCue]:
     for line in [*re.split(r"\r\n|\n|\r", content), None]:
         match = None if line is None else _CUE.fullmatch(line)
         if line is not None and match is None and _TIMES.match(line):
-            raise UserError(f"{line.strip()[:60]!r} is no line of times such as 00:00:01,500 --> 00:00:03,000")
+            before = f"{where}: " if where else ""
+            raise UserError(f"{before}{line.strip()[:60]!r} is no line of times such as 00:00:01,500 --> 00:00:03,000")
         if times is not None and (match or line is None or (web and not line.strip())):
             # The number of the next cue is no word; where it stands alone, a blank line before it says so.
             if match and lines and lines[-1].isdecimal() and (len(lines) > 1 or not lines[0]):

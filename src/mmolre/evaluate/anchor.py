@@ -37,8 +37,8 @@ def fit_anchors(
 
     The anchor is the modality whose own predictions correlate best with the labels of the utterances with exactly this
     set, or, where these are fewer than FEW, of all that have it: what a modality says in another corpus is another
-    matter. The weight is that of least squares
-    over the labelled utterances with exactly this set, shrunk toward PRIOR_WEIGHT and kept in [0, 1].
+    matter. The weight is that of least squares over the labelled utterances with exactly this set, shrunk toward
+    PRIOR_WEIGHT and kept in [0, 1].
 
     Args:
         fused: (n,) sentiment from all that an utterance has.

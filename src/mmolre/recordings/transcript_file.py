@@ -60,7 +60,7 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
         cues, named = _json_cues(path, content)
         language = named or language
     else:
-        cues = [_Cue(*cue) for cue in subtitle_cues(content)]
+        cues = [_Cue(*cue) for cue in subtitle_cues(content, str(path))]
         if kind == ".vtt" and (header := re.search(r"^Language:\s*([A-Za-z]{2})\b", content[:2000], re.MULTILINE)):
             language = header[1].lower()
     if not cues:
