@@ -224,6 +224,8 @@ def peers(content: Mapping[str, Any]) -> Page:
     counts_of = {len(row["metrics"]["sentiment.mae"]["values"]) for row in rows.values()}
     trained = _seeds(content).lower() if len(counts_of) == 1 else "as many seeds as the table says"
     theirs = {name: row for name, row in rows.items() if not name.startswith("mmolre")}
+    heard = "acoustic" in content.get("features", ["acoustic"])  # records did not say so before there were words alone
+    given = "CMU-MOSEI's utterances with text and 45 numbers of audio" if heard else "CMU-MOSEI's words, without audio"
     verdicts = []
     for name, row in rows.items():
         if name in theirs or not theirs:
@@ -241,10 +243,10 @@ def peers(content: Mapping[str, Any]) -> Page:
             held = "held" if ratio > 1 else "did not hold"
             verdicts.append(f"- {row['title']}: faster per epoch than MulT: **{held}** ({ratio:.1f} times as fast).")
     return [
-        f"CMU-MOSEI's utterances with text and 45 numbers of audio ({counts['train']:,} to train, {counts['valid']:,} "
-        f"valid, {counts['test']:,} test); sentiment; the same frozen features for all, {trained}, "
-        f"at most {content['budget']['epochs']} epochs, patience {content['budget']['patience']}, the epoch with the "
-        "lowest MAE on valid. CPU seconds, one thread, from features; the machine was shared: read the ratios. "
+        f"{given} ({counts['train']:,} to train, {counts['valid']:,} valid, {counts['test']:,} test); sentiment; the "
+        f"same frozen features for all, {trained}, at most {content['budget']['epochs']} epochs, patience "
+        f"{content['budget']['patience']}, the epoch with the lowest MAE on valid. CPU "
+        "seconds, one thread, from features; the machine was shared: read the ratios. "
         "[benchmarks/peers](../benchmarks/peers/README.md) says how MMSA is run.",
         "",
         *_table(heads, body),

@@ -1,6 +1,7 @@
 """What both sides of benchmarks/peers are fed is the same; the other side itself is not installed here."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,5 +60,15 @@ def test_both_sides_get_the_same(features, tiny_encoders, tmp_path, monkeypatch)
             text = next(row.text for row in rows if row.id == u.id)
             (encoded,) = TextEncoder(encoder, (-1, -2)).encode([text])
             np.testing.assert_allclose(words, encoded.values[:4].astype(np.float32).mean(1), atol=2e-3)
-    with pytest.raises(UserError, match="no utterance of some split"):
+    with pytest.raises(UserError, match="no utterance of some split has text, sentiment and the features 'loudness'"):
         features.make(tmp_path / "all.csv", out, "loudness", 4, 2, encoder)
+
+    alone = tmp_path / "alone"
+    assert features.make(tmp_path / "all.csv", alone, None, 4, None, encoder) == 9  # the silent one, too
+    assert "train-0" in {u.id for u in read_manifest(alone / "manifest.csv")}
+    theirs = pickle.loads((alone / "mmsa.pkl").read_bytes())
+    assert theirs["train"]["audio"].shape == theirs["train"]["vision"].shape == (3, 1, 1)
+    assert not theirs["train"]["audio"].any()
+    write_manifest(tmp_path / "untold.csv", [replace(u, sentiment=None) for u in rows])
+    with pytest.raises(UserError, match=r"no utterance of some split has text and sentiment$"):
+        features.make(tmp_path / "untold.csv", alone, None, 4, None, encoder)

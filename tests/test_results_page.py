@@ -176,11 +176,13 @@ def test_conflict_efficiency_peers(scripts, tmp_path):
     assert "| k = 1 | N = 2: 0.90, N = 4: 1.20 | N = 4 |" in told
     assert "| k = 2 | N = 4: 0.80 | never |" in told
     assert "at least 2% below the best of MMSA's (TFN): **did not hold** (+1.6%)" in told
+    assert "CMU-MOSEI's utterances with text and 45 numbers of audio (9 to train" in told
     assert "faster per epoch than MulT: **held** (2.2 times as fast)" in told
     # By hand: .01 of .62, its standard error (.0002 / 2 + .0002 / 2) ** .5, 4.303 of these with 2 degrees of freedom.
     rows["mmolre"]["metrics"] = {"sentiment.mae": metric(0.60, 0.62)}
     rows["tfn"]["metrics"] = {"sentiment.mae": metric(0.61, 0.63)}
-    keep(scripts, tmp_path, "peers", about | {"rows": rows}, "")
+    keep(scripts, tmp_path, "peers", about | {"features": ["words"], "rows": rows}, "")
+    assert "CMU-MOSEI's words, without audio (9 to train" in page(scripts, tmp_path)
     assert "**did not hold** (+1.6%; 95 % over seeds -8.2% to +11.4%)" in page(scripts, tmp_path)
 
 

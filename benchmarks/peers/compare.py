@@ -50,27 +50,32 @@ FOLDS_SEED = 21
 FOLDS_PATIENCE = 4
 
 
-def said_across_folds(features: Path, out: Path, epochs: int) -> Path:
+def said_across_folds(recipe: Path, features: Path, out: Path, epochs: int) -> Path:
     """A file of what models say of training utterances of videos that they have not learned from, five in all.
 
     No more is read than what every model is given: they choose their epoch by the same valid rows.
     """
     settings = {"training.epochs": str(epochs), "training.patience": str(FOLDS_PATIENCE), "seed": str(FOLDS_SEED)}
     folder = out / "across-folds"
-    recipe = load_recipe(HERE / "ours.yaml", settings)
-    crossvalidate(recipe, Where([features / "manifest.csv"], folder), by="recording", folds=FOLDS, tell=print)
+    crossvalidate(
+        load_recipe(recipe, settings),
+        Where([features / "manifest.csv"], folder),
+        by="recording",
+        folds=FOLDS,
+        tell=print,
+    )
     return folder / PREDICTIONS_FILE
 
 
-def ours(features: Path, name: str, seed: int, folder: Path, epochs: int, patience: int) -> dict[str, Any]:
+def ours(of: Path, features: Path, name: str, seed: int, folder: Path, epochs: int, patience: int) -> dict[str, Any]:
     """Train and score MMoLRE; the same shape of result as peer.py's."""
     manifest = features / "manifest.csv"
     settings = {"seed": str(seed), "training.epochs": str(epochs), "training.patience": str(patience)}
     if name == "mmolre":
         settings["model.tasks"] = "[sentiment]"
     if name == "mmolre-taught":
-        settings["teachers"] = json.dumps([str(said_across_folds(features, folder.parent, epochs))])
-    recipe = load_recipe(HERE / "ours.yaml", settings)
+        settings["teachers"] = json.dumps([str(said_across_folds(of, features, folder.parent, epochs))])
+    recipe = load_recipe(of, settings)
     began: list[float] = []
 
     def log(line: dict[str, Any]) -> None:
@@ -137,6 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--patience", type=int, default=4)
+    parser.add_argument("--recipe", type=Path, default=HERE / "ours.yaml", help="MMoLRE's settings")
     parser.add_argument("--only", nargs="*", help="names of models")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -145,6 +151,7 @@ def main() -> None:
     truth = np.array([u.sentiment for u in rows if u.split == "test"], np.float64)
     about = {
         "seeds": options.seeds,
+        "features": sorted(load_recipe(options.recipe).features),
         "utterances": {s: sum(u.split == s for u in rows) for s in ("train", "valid", "test")},
         "budget": {"epochs": options.epochs, "patience": options.patience},
         "versions": versions() | {"MMSA": "2.2.1"},
@@ -157,7 +164,8 @@ def main() -> None:
                 print(f"{name}, seed {seed}", flush=True)
                 budget = (options.epochs, options.patience)
                 if name in OURS:
-                    made = ours(options.features, name, seed, options.out / f"{name}-{seed}", *budget)
+                    folder = options.out / f"{name}-{seed}"
+                    made = ours(options.recipe, options.features, name, seed, folder, *budget)
                 else:
                     beside = path.with_suffix(".part")
                     made = peer(options.python.absolute(), options.features, name, seed, beside, *budget)
