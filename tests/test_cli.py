@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,15 @@ def test_a_long_text_is_cut_and_said_to_be(run, tiny_run):
     assert err == "the input was longer than the encoder's window: its end was not seen\n"
     _, out, _ = run("predict", "--model", tiny_run.folder, "--text", "good " * 10_000, "--json")
     assert json.loads(out)["truncated"] is True
+
+
+def test_a_warning_is_shown_once(capsys):
+    with terminal.quiet_warnings():
+        for message in ("odd times", "odd times", "odd names"):
+            with warnings.catch_warnings():  # as libraries do: Python then forgets what it has shown
+                warnings.simplefilter("ignore")
+            warnings.warn(message, stacklevel=1)
+    assert capsys.readouterr().err == "warning: odd times\nwarning: odd names\n"
 
 
 def test_words_in_another_language_are_warned_of(run, tiny_run, tmp_path, monkeypatch):

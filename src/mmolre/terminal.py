@@ -56,10 +56,14 @@ def note(line: str) -> None:
 
 @contextmanager
 def quiet_warnings() -> Iterator[None]:
-    """Warnings as one plain line each, without Python's file and line."""
+    """Warnings as one plain line each, without Python's file and line; the same one once."""
+    shown: set[str] = set()
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        note(f"warning: {message}")
+        # Python's own memory of what was shown is forgotten wherever a library changes the filters.
+        if (line := f"warning: {message}") not in shown:
+            shown.add(line)
+            note(line)
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")
