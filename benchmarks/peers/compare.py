@@ -50,12 +50,20 @@ FOLDS_SEED = 21
 FOLDS_PATIENCE = 4
 
 
+def budget(recipe: Path, epochs: int, patience: int) -> dict[str, str]:
+    """Settings for at most so many epochs; fewer where the recipe says so, for its learning rate falls to 0 by then."""
+    return {
+        "training.epochs": str(min(load_recipe(recipe).training.epochs, epochs)),
+        "training.patience": str(patience),
+    }
+
+
 def said_across_folds(recipe: Path, features: Path, out: Path, epochs: int) -> Path:
     """A file of what models say of training utterances of videos that they have not learned from, five in all.
 
     No more is read than what every model is given: they choose their epoch by the same valid rows.
     """
-    settings = {"training.epochs": str(epochs), "training.patience": str(FOLDS_PATIENCE), "seed": str(FOLDS_SEED)}
+    settings = budget(recipe, epochs, FOLDS_PATIENCE) | {"seed": str(FOLDS_SEED)}
     folder = out / "across-folds"
     crossvalidate(
         load_recipe(recipe, settings),
@@ -70,7 +78,7 @@ def said_across_folds(recipe: Path, features: Path, out: Path, epochs: int) -> P
 def ours(of: Path, features: Path, name: str, seed: int, folder: Path, epochs: int, patience: int) -> dict[str, Any]:
     """Train and score MMoLRE; the same shape of result as peer.py's."""
     manifest = features / "manifest.csv"
-    settings = {"seed": str(seed), "training.epochs": str(epochs), "training.patience": str(patience)}
+    settings = budget(of, epochs, patience) | {"seed": str(seed)}
     if name == "mmolre":
         settings["model.tasks"] = "[sentiment]"
     if name == "mmolre-taught":
@@ -162,13 +170,13 @@ def main() -> None:
             path = options.out / f"{name}-{seed}.json"
             if not path.exists():
                 print(f"{name}, seed {seed}", flush=True)
-                budget = (options.epochs, options.patience)
+                limits = (options.epochs, options.patience)
                 if name in OURS:
                     folder = options.out / f"{name}-{seed}"
-                    made = ours(options.recipe, options.features, name, seed, folder, *budget)
+                    made = ours(options.recipe, options.features, name, seed, folder, *limits)
                 else:
                     beside = path.with_suffix(".part")
-                    made = peer(options.python.absolute(), options.features, name, seed, beside, *budget)
+                    made = peer(options.python.absolute(), options.features, name, seed, beside, *limits)
                     beside.unlink()
                 write_text(path, json.dumps(made | {"budget": about["budget"]}))
             kept = json.loads(path.read_text())
