@@ -1,6 +1,7 @@
 """The command line from end to end: exit codes, one-line errors, nothing half-written, and what --help costs."""
 
 import errno
+import io
 import json
 import re
 import signal
@@ -169,6 +170,22 @@ def test_a_warning_is_shown_once(capsys):
                 warnings.simplefilter("ignore")
             warnings.warn(message, stacklevel=1)
     assert capsys.readouterr().err == "warning: odd times\nwarning: odd names\n"
+
+
+def test_what_comes_from_outside_does_not_steer_the_terminal(capsys):
+    terminal.plain("a\x1b]0;owned\x07b")
+    terminal.note("c\x9b31md")
+    shown = capsys.readouterr()
+    assert shown.out == "a\ufffd]0;owned\ufffdb\n"
+    assert shown.err == "c\ufffd31md\n"
+
+
+def test_json_is_json_in_any_encoding(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1", errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stream)
+    terminal.print_json({"text": "\U0001f600 ä"})
+    stream.flush()
+    assert json.loads(stream.buffer.getvalue().decode("latin-1")) == {"text": "\U0001f600 ä"}
 
 
 def test_words_in_another_language_are_warned_of(run, tiny_run, tmp_path, monkeypatch):

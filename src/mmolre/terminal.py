@@ -6,6 +6,7 @@ import json
 import signal
 import sys
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,11 +36,21 @@ err = _Console(stderr=True, highlight=False)
 """Everything that is not a result."""
 
 SHOWN_FAILURES = 5
+_UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+
+
+def _tame(line: str, style: str = "") -> Text:
+    """What comes from outside may not steer the terminal."""
+    return Text("".join(_UNKNOWN if _is_control(char) else char for char in line), style=style)
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) == "Cc" and char not in "\t\n"
 
 
 def plain(line: str) -> None:
     """A line of results just as it is: no markup, no wrapping."""
-    out.print(Text(line), soft_wrap=True)
+    out.print(_tame(line), soft_wrap=True)
 
 
 def hanging(line: str, indent: int) -> None:
@@ -51,7 +62,7 @@ def hanging(line: str, indent: int) -> None:
 
 def note(line: str) -> None:
     """A line for the person, on stderr, just as it is."""
-    err.print(Text(line), soft_wrap=True)
+    err.print(_tame(line), soft_wrap=True)
 
 
 @contextmanager
@@ -86,11 +97,11 @@ def prediction_table(predictions: Sequence[tuple[str, Prediction | None]]) -> Ta
         table.add_column("top", no_wrap=True)
     for title, p in predictions:
         if p is None:
-            table.add_row(Text(title, style="bold"))
+            table.add_row(_tame(title, "bold"))
             continue
         cells = [Text(f"{p.emotions[n]:.2f}", style="bold" if n in p.present else "dim") for n in names]
         sentiment = Text("-" if p.sentiment is None else f"{p.sentiment:+.2f}", style="bold")
-        table.add_row(Text(title), sentiment, *cells, *([Text(p.top or "none")] if names else []))
+        table.add_row(_tame(title), sentiment, *cells, *([Text(p.top or "none")] if names else []))
     return table
 
 
@@ -213,4 +224,5 @@ def tell_failures(failed: Sequence[FailedRow], count: int | None = None, where: 
 
 def print_json(value: Any) -> None:
     """One JSON object on stdout, on one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    everything = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    sys.stdout.write(json.dumps(value, ensure_ascii=not everything) + "\n")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mmolre.data import media
 from mmolre.data.media import MediaError, duration, load_audio
+from mmolre.recordings.sound import open_sound
 
 LOSSLESS = [("wav", "pcm_s16le"), ("flac", "flac")]
 LOSSY = [("mp3", "libmp3lame"), ("m4a", "aac"), ("ts", "aac"), ("opus", "libopus")]
@@ -364,3 +365,13 @@ def test_streaming_refuses_what_holds_no_sound(tmp_path):
     (tmp_path / "no.wav").write_bytes(b"not media at all")
     with pytest.raises(MediaError, match="not audio or video"):
         list(media.stream_audio(tmp_path / "no.wav"))
+
+
+def test_a_stream_without_a_header_is_not_cut_off(tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.3, 640_000).clip(-1, 1)
+    path = encode(tmp_path / "a.aac", np.concatenate([np.zeros(320_000), noise]).astype(np.float32), "aac")
+    assert duration(path) > 100  # judged by its quiet beginning
+    with open_sound(path) as sound:
+        assert sound.seconds == pytest.approx(60, abs=0.2)
+        assert sound.promised == sound.seconds
+        assert not sound.cut_off

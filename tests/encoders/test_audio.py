@@ -132,8 +132,8 @@ def test_stride(folder):
     np.testing.assert_allclose(features.values[-1], full[48:].mean(0), atol=4e-3)
 
 
-def test_digital_silence_has_features(folder):
-    (features,) = AudioEncoder(folder).encode([np.zeros(RATE, np.float32)])
+def test_near_silence_has_features(folder):
+    (features,) = AudioEncoder(folder).encode([1e-3 * wave(RATE) / np.abs(wave(RATE)).max()])
     assert np.isfinite(features.values).all()
 
 
@@ -146,6 +146,8 @@ def test_digital_silence_has_features(folder):
         (np.full(RATE, np.nan, np.float32), "infinite or undefined"),
         (np.full(RATE, np.inf, np.float32), "infinite or undefined"),
         (np.zeros((2, RATE), np.float32), "must be mono"),
+        (np.zeros(RATE, np.float32), "is silent"),
+        (np.resize(np.float32([1, -1]) / 32768, RATE), "is silent"),
     ],
 )
 def test_what_cannot_be_encoded_says_why(data2vec, bad, reason):

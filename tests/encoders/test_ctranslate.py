@@ -199,7 +199,7 @@ def test_encoding_first_does_not_cost_the_gradients():
     if find(SOURCES["whisper-tiny-en"]) is None:
         pytest.skip("whisper-tiny-en is not installed: run `mmolre encoders fetch`")
     encoder = AudioEncoder("whisper-tiny-en")  # loaded by what encodes first, in inference mode
-    encoder.encode([np.zeros(16_000, np.float32)])
+    encoder.encode([np.full(16_000, 0.1, np.float32)])
     mel = torch.zeros(1, 80, 100, requires_grad=True)
     whisper_states(encoder.module, mel)[-1].sum().backward()
     assert mel.grad is not None

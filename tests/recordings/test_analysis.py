@@ -3,6 +3,7 @@ import errno
 import io
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from mmolre import Timeline, UserError
 from mmolre.encoders.text import TextEncoder
 from mmolre.recordings.analysis import Analyzer
 from mmolre.recordings.batch import analyze_all, find_recordings, find_transcript
+from mmolre.recordings.display import _in_short
+from mmolre.recordings.report import escape
 from mmolre.recordings.summary import disagreements, strongest, summarise
 from mmolre.recordings.timeline import COLUMNS, read_timeline
 from tiny_corpus import write_wave
@@ -133,6 +136,85 @@ def test_a_second_call_finds_it_done_and_other_words_do_not(analysed, analyzer, 
     other = write_wave(tmp_path / "other.wav", 300, 1)
     with pytest.raises(UserError, match="give another --out"):
         analyzer.analyze(other, write_transcript(tmp_path / "t.json", LINES[:0]), out)
+
+
+@pytest.mark.parametrize("name", ["sound.mp3", "subtitles.vtt", "timeline.csv", "report.html", "timeline.json"])
+def test_files_of_others_are_not_overwritten(analyzer, recording, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match=f"{name} is not of an analysis, and would be overwritten"):
+        analyzer.analyze(recording, write_transcript(tmp_path / "t.json"), tmp_path)
+    assert {p.name: p.read_text() for p in tmp_path.iterdir() if p.name != "t.json"} == {name: "mine"}
+
+
+def test_what_is_read_is_not_overwritten(analyzer, analysed, recording, tmp_path):
+    sound = write_wave(tmp_path / "a.wav", 220, 6.0).rename(tmp_path / "sound.mp3")
+    with pytest.raises(UserError, match="is to be read, and would be overwritten"):
+        analyzer.analyze(sound, write_transcript(tmp_path / "t.json", LINES[:1]), tmp_path)
+    assert sound.is_file()
+    _, out = analysed
+    with pytest.raises(UserError, match="is to be read, and would be overwritten"):
+        analyzer.analyze(recording, out / "subtitles.vtt", out)
+
+
+def test_an_analysis_without_its_timeline_is_made_again(analyzer, recording, tmp_path):
+    transcript = write_transcript(tmp_path / "t.json")
+    analyzer.analyze(recording, transcript, tmp_path / "out")
+    (tmp_path / "out" / "timeline.json").unlink()  # as the command advises
+    analyzer.analyze(recording, transcript, tmp_path / "out")
+    assert (tmp_path / "out" / "timeline.json").is_file()
+
+
+def test_a_recording_that_was_changed_is_told_from_another(analyzer, tmp_path):
+    path, transcript = write_wave(tmp_path / "a.wav", 220, 6.0), write_transcript(tmp_path / "t.json", LINES[:1])
+    analyzer.analyze(path, transcript, tmp_path / "out")
+    write_wave(path, 330, 6.0)
+    with pytest.raises(UserError, match=r"or of what it was before.*delete .*timeline.json to replace it"):
+        analyzer.analyze(path, transcript, tmp_path / "out")
+
+
+def test_an_index_of_others_is_not_overwritten(analyzer, recording, tmp_path):
+    (tmp_path / "index.html").write_text("mine")
+    with pytest.raises(UserError, match=r"index\.html is not of an analysis"):
+        analyze_all(analyzer, [recording] * 2, tmp_path)
+    assert (tmp_path / "index.html").read_text() == "mine"
+
+
+def test_why_nothing_is_scored_is_said_in_every_summary(analyzer, recording, tmp_path, monkeypatch):
+    monkeypatch.setattr(TextEncoder, "english_only", True)
+    (tmp_path / "t").mkdir()
+    path = write_transcript(tmp_path / "t" / f"{recording.stem}.json")
+    path.write_text(path.read_text().replace('"en"', '"de"'))
+    (result,) = analyze_all(analyzer, [recording], tmp_path / "out", transcripts=tmp_path / "t")
+    assert result.timeline is not None
+    reason = "the words are in German, and this model reads English only"
+    assert summarise(result.timeline.moments).unscored == reason
+    assert _in_short(result.timeline) == reason
+    assert reason in (tmp_path / "out" / "index.html").read_text()
+    page = (result.folder / "report.html").read_text()
+    assert f"Nothing is scored: {reason}.</p>" in page
+    assert "Not enough speech for" not in page
+
+
+def test_a_silent_recording_is_scored_by_its_words(analyzer, tmp_path):
+    path, transcript = write_wave(tmp_path / "a.wav", 0, 12.0), write_transcript(tmp_path / "t.json", LINES[:3])
+    silent = analyzer.analyze(path, transcript)
+    assert [m.voice for m in silent.moments] == [None] * 3
+    alone = [analyzer.predictor.predict(text=m.text) for m in silent.moments]
+    assert [m.sentiment for m in silent.moments] == pytest.approx([p.sentiment for p in alone], abs=1e-4)
+
+
+def test_a_mood_is_counted_as_it_is_shown(analysed):
+    timeline, _ = analysed
+    moments = [replace(m, sentiment=0.46, unscored=None) for m in timeline.moments]
+    assert summarise(moments).positive == 1.0
+    assert len(strongest(replace(timeline, moments=moments), 1)) == 5
+
+
+def test_characters_that_spell_are_kept_and_that_deceive_are_not():
+    assert escape("3.04.05\u202fPM \U0001f468\u200d\U0001f469 soft\u00adhyphen") == (
+        "3.04.05 PM \U0001f468\u200d\U0001f469 softhyphen"
+    )
+    assert escape("a\u202eb\x1bc<") == "a\ufffdb\ufffdc&lt;"
 
 
 def test_foreign_words_are_not_scored_by_an_english_model(analyzer, recording, tmp_path, monkeypatch):

@@ -35,6 +35,14 @@ def test_more_points_than_can_be_told_apart_become_means():
     assert "Each point is the mean of some utterances." in page
 
 
+def test_the_highest_of_an_emotion_is_an_utterances_own():
+    moments = [
+        Moment(5.0 * i, 5.0 * i + 4, "words", emotions={"anger": 0.99 if i == 700 else 0.1}) for i in range(1600)
+    ]
+    page = render(Timeline("a.wav", "0", 8000.0, moments, "en", "named", "a test", {}, [], "key"))
+    assert "anger: at most 99%, at 58:20" in page
+
+
 def test_a_file_with_odd_times_is_no_timeline(tmp_path):
     path = tmp_path / "timeline.json"
     content = timeline(2).to_json()

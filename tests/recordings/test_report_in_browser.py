@@ -154,8 +154,30 @@ def test_without_speech_the_page_says_so(browser, timeline, page):
     silent = page.with_name("silent.html")
     silent.write_text("".join(render(replace(timeline, moments=[]), (page.parent / "sound.mp3").read_bytes())))
     browser.open(silent.as_uri())
+    assert browser.run("return document.querySelector('.skip') === null")  # there is no transcript to go to
     assert "No speech found." in browser.run("return document.body.innerText")
     browser.wait("return document.querySelector('audio').readyState > 0")
     browser.press(" ")
     browser.wait("return document.querySelector('audio').currentTime > 0.3")
+    assert browser.log() == []
+
+
+def test_utterances_at_once_are_all_reached(browser, timeline, page):
+    times = [(0.0, 4.0), (5.0, 20.0), (5.0, 9.0), (12.0, 13.0), (30.0, 31.0)]
+    moments = [replace(timeline.moments[i], start=a, end=b, text=f"Number {i}.") for i, (a, b) in enumerate(times)]
+    together = page.with_name("together.html")
+    together.write_text("".join(render(replace(timeline, moments=moments), (page.parent / "sound.mp3").read_bytes())))
+    browser.open(together.as_uri())
+    browser.wait("return document.querySelector('audio').readyState > 0")
+    shown = "return document.querySelector('li[aria-current] .said')?.textContent"
+    seen = []
+    for key in "nnnnppppn":
+        browser.press(key)
+        seen.append(browser.run(shown))
+    # At 0 the first is current.
+    assert seen == [f"Number {i}." for i in (1, 2, 3, 4, 3, 2, 1, 0, 1)]
+    browser.run("document.querySelector('audio').currentTime = 17")  # the last that began is over, another goes on
+    browser.wait(shown + " === 'Number 1.'")
+    browser.run("document.querySelector('audio').currentTime = 25")
+    browser.wait("return document.querySelector('li[aria-current]') === null")
     assert browser.log() == []

@@ -175,3 +175,63 @@ def test_a_line_of_times_that_cannot_be_read_is_said_with_its_file(tmp_path):
     (tmp_path / "a.srt").write_text("1\n00:00:01,000 --> soon\nwords\n")
     with pytest.raises(UserError, match=r"a\.srt: '00:00:01,000 --> soon' is no line of times"):
         read_transcript(tmp_path / "a.srt", 10)
+
+
+def test_captions_that_roll_are_read_once(tmp_path):
+    (tmp_path / "a.vtt").write_text(
+        "WEBVTT\nKind: captions\nLanguage: en\n\n"
+        "00:00:00.000 --> 00:00:02.310 align:start position:0%\n \nhello<00:00:00.320><c> and</c><c> welcome</c>\n\n"
+        "00:00:02.310 --> 00:00:02.320 align:start position:0%\nhello and welcome\n \n\n"
+        "00:00:02.320 --> 00:00:05.000 align:start position:0%\nhello and welcome\nI<00:00:03.000><c> love it</c>\n\n"
+        "00:00:05.000 --> 00:00:05.010 align:start position:0%\nI love it\n \n\n"
+    )
+    found = read_transcript(tmp_path / "a.vtt", 10)
+    assert said(found) == [(None, "hello and welcome"), (None, "I love it")]
+    assert [(p.words[0].start, p.words[-1].end) for p in found.passages] == [(0.0, 2.31), (2.32, 5.0)]
+    # Who says the same word twice does so where nothing rolls.
+    (tmp_path / "b.srt").write_text("00:01.000 --> 00:02.000\nNo.\n00:02.000 --> 00:03.000\nNo.\nNever.\n")
+    assert said(read_transcript(tmp_path / "b.srt", 10)) == [(None, "No. No. Never.")]
+
+
+def test_a_cue_of_two_voices_is_shared_by_length(tmp_path):
+    (tmp_path / "a.vtt").write_text(
+        "WEBVTT\n\n00:01.000 --> 00:05.000\n- <v Ann>I hate it.</v>\n<v Bob>I love this so much, I say.</v>\n"
+    )
+    found = read_transcript(tmp_path / "a.vtt", 10)
+    assert said(found) == [("Ann", "- I hate it."), ("Bob", "I love this so much, I say.")]
+    assert (
+        found.passages[0].words[-1].end == found.passages[1].words[0].start == pytest.approx(1 + 4 * 12 / 39, abs=1e-3)
+    )
+    assert found.passages[1].words[-1].end == 5.0
+
+
+def test_cues_that_overlap_keep_their_times(tmp_path):
+    cues = "00:00.000 --> 00:10.000\nIt goes on and on.\n00:05.000 --> 00:15.000\nSo does the other.\n"
+    (tmp_path / "a.srt").write_text(cues + "00:06.000 --> 00:07.000\nYes!\n00:06.800 --> 00:09.000\nIt does.\n")
+    found = read_transcript(tmp_path / "a.srt", 16)
+    times = [(p.words[0].start, p.words[-1].end) for p in found.passages]
+    assert times == [(0.0, 10.0), (5.0, 15.0), (6.0, 9.0)]
+    for passage in found.passages:
+        starts = [w.start for w in passage.words]
+        assert starts == sorted(starts)
+        assert all(w.end >= w.start for w in passage.words)
+
+
+def test_a_language_in_a_name_is_believed_unless_the_words_are_english(tmp_path):
+    english = "It was the best of times, and it was the worst of times, that is what they have to say for it all. "
+    for name, text, language in (("talk.am.srt", english, None), ("talk.am.srt", "Selam.", "am")):
+        (tmp_path / name).write_text(f"00:01.000 --> 00:09.000\n{text}\n")
+        assert read_transcript(tmp_path / name, 10).language == language
+    (tmp_path / "a.vtt").write_text("WEBVTT\n\n00:01.000 --> 00:09.000\nYes.\nLanguage: is what I teach\n")
+    assert read_transcript(tmp_path / "a.vtt", 10).language is None
+
+
+def test_json_speakers_by_number_and_words_that_are_null(tmp_path):
+    segments = [{"start": i, "end": i + 1, "text": text, "speaker": i} for i, text in enumerate(["Hi.", None, "Bye."])]
+    (tmp_path / "a.json").write_text(json.dumps(segments))
+    assert said(read_transcript(tmp_path / "a.json", 10)) == [("0", "Hi."), ("2", "Bye.")]
+
+
+def test_sounds_in_brackets_are_no_speakers(tmp_path):
+    (tmp_path / "a.srt").write_text("00:01.000 --> 00:02.000\n[laughs] Oh.\n00:03.000 --> 00:04.000\n[laughs] No.\n")
+    assert said(read_transcript(tmp_path / "a.srt", 10)) == [(None, "[laughs] Oh. [laughs] No.")]

@@ -32,3 +32,12 @@ def test_another_text_is_refused(tmp_path, text, reason):
     (tmp_path / "a.txt").write_text(text)
     with pytest.raises(UserError, match=reason):
         align_text(tmp_path / "a.txt", HEARD)
+
+
+def test_words_that_nobody_heard_do_not_fill_a_silence(tmp_path):
+    heard = Transcript(
+        (Passage((*spread("we went to the sea", 0, 2), *spread("and had fish and chips", 40, 42))),), "x"
+    )
+    (tmp_path / "a.txt").write_text("We went to the sea, I love it, and had fish and chips.")
+    words = align_text(tmp_path / "a.txt", heard).passages[0].words
+    assert [(w.start, w.end) for w in words[5:8]] == [(2.0, 2.5), (2.5, 3.0), (3.0, 3.5)]

@@ -113,7 +113,8 @@ def stream_audio(path: Path, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
 def duration(path: Path) -> float:
     """Seconds of sound, as the file's header says; decoded where it says nothing.
 
-    A file that is cut off holds less than it says, and for an mp3 of varying bit rate without a header it is a guess.
+    A file that is cut off holds less than it says, and for an mp3 of varying bit rate without a header it is a guess;
+    for an AAC stream without a container, which has no header, see :func:`says_duration`.
 
     Raises:
         MediaError: as :func:`load_audio`, for a file that cannot be opened or holds no audio.
@@ -125,6 +126,16 @@ def duration(path: Path) -> float:
         if container.duration is not None:
             return container.duration / 1e6
     return sum(len(samples) / rate for rate, samples in _pieces(path, 0.0, math.inf))
+
+
+def says_duration(path: Path) -> bool:
+    """Whether a file's header says how long it is: of an AAC stream without a container the first frames are judged by.
+
+    Raises:
+        MediaError: as :func:`duration`.
+    """
+    with _opened(Path(path)) as (container, _):
+        return container.format.name != "aac"
 
 
 def _join(pieces: list[Piece], sample_rate: int) -> np.ndarray:

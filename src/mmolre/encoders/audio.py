@@ -25,6 +25,7 @@ SAMPLE_RATE = 16000
 """Samples a second of every wave here, mono."""
 
 _SHORTEST = 400  # samples: 25 ms, the first window of Whisper and of wav2vec2's kin alike
+_SILENT = 3e-4  # of full scale, -70 dB: digital silence, with the noise that hides its steps
 _WHISPER_HOP = 320  # samples a frame: mel frames every 10 ms, halved by the second convolution
 
 
@@ -112,6 +113,8 @@ class AudioEncoder(Encoder):
             return f"the sound lasts {1000 * len(item) / SAMPLE_RATE:.1f} ms; at least 25 ms are needed"
         if not np.isfinite(item).all():
             return "the sound holds infinite or undefined samples"
+        if np.abs(item).max() < _SILENT:
+            return "the sound is silent"
         return None
 
     def encode(self, items: Sequence[np.ndarray]) -> list[Features]:

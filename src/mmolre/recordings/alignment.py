@@ -8,6 +8,7 @@ from mmolre.data.text_file import read_text
 from mmolre.errors import UserError
 from mmolre.recordings.words import Passage, Transcript, Word, name_of
 
+_LONGEST_STEP = 0.5  # seconds a word
 _LEAST_MATCH = 0.3  # of the text's words; a tiny transcriber hears more than that even in poor sound
 
 
@@ -66,4 +67,6 @@ def _between(words: Sequence[str], times: Sequence[Word], first: int, last: int)
         start = times[first - 1].end if first else times[0].start
         end = times[last].start if last < len(times) else start
     step = max(end - start, 0.0) / len(words)
+    if first >= last:  # nothing was heard: a word does not last as long as a silence
+        step = min(step, _LONGEST_STEP)
     return [Word(start + i * step, start + (i + 1) * step, word) for i, word in enumerate(words)]

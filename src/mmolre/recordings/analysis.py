@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, cached_property
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mmolre.data import language as languages
 from mmolre.encoders.weights import sha256
 from mmolre.errors import UserError
-from mmolre.files import cannot_write
+from mmolre.files import cannot_write, refuse_inputs
 from mmolre.recordings.alignment import align_text
 from mmolre.recordings.cut import cut
 from mmolre.recordings.outputs import as_csv, as_json, as_vtt
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TIMELINE, TABLE, SUBTITLES, REPORT, SOUND = "timeline.json", "timeline.csv", "subtitles.vtt", "report.html", "sound.mp3"
 """The files of an analysis. The timeline is written last: where it is, all are."""
+MARK = b"Made by mmolre"
+"""In each report of ours."""
 
 EMBEDDED_BYTES = 20_000_000
 """Sound up to this size is inside the report, else beside it."""
@@ -119,7 +121,7 @@ class Analyzer:
     ) -> Timeline:
         """See :func:`analyze`. What ``out`` holds of the same recording is replaced."""
         if out is not None:
-            _check_other(out, path)
+            _check_other(out, path, transcript)
         with contextlib.ExitStack() as stack:
             if out is not None:
                 stack.enter_context(_folder(out))
@@ -217,7 +219,7 @@ def _write(timeline: Timeline, mp3: Path, out: Path) -> None:
 
     """All files beside first, so that a full disk leaves ``out`` as it was."""
     embedded = mp3.stat().st_size <= EMBEDDED_BYTES
-    names = [*([] if embedded else [SOUND]), REPORT, SUBTITLES, TABLE, TIMELINE]
+    names = [REPORT, *([] if embedded else [SOUND]), SUBTITLES, TABLE, TIMELINE]
     try:
         with tempfile.TemporaryDirectory(prefix=".mmolre-", dir=out) as folder:
             beside = Path(folder)
@@ -254,12 +256,35 @@ def _folder(out: Path) -> Iterator[None]:
         raise
 
 
-def _check_other(out: Path, path: Path) -> None:
-    kept = read_timeline(out / TIMELINE)
-    if kept is not None and (kept.recording, kept.source) != (name_of(path), digest_of(path)):
-        raise UserError(f"{out} holds the analysis of {kept.recording}: give another --out")
+def _check_other(out: Path, path: Path, transcript: Path | None) -> None:
+    """A :class:`UserError` where anything would be overwritten but an analysis of this very recording."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: give a folder as --out")
+    names = (TIMELINE, TABLE, SUBTITLES, REPORT, SOUND)
+    for name in names:
+        refuse_inputs(out / name, [path, *([transcript] if transcript else [])])
+    kept = read_timeline(out / TIMELINE)
+    if kept is not None and kept.recording != name_of(path):
+        raise UserError(f"{out} holds the analysis of {kept.recording}: give another --out")
+    if kept is not None and kept.source != digest_of(path):
+        raise UserError(
+            f"{out} holds the analysis of another {kept.recording}, or of what it was before: give another --out, or "
+            f"delete {out / TIMELINE} to replace it"
+        )
+    if kept is None and not is_ours(out / REPORT, MARK):  # a report without a timeline: written until it was stopped
+        refuse_foreign(out / name for name in names)
+
+
+def is_ours(page: Path, mark: bytes) -> bool:
+    """Whether a page was written by this package."""
+    return page.is_file() and mark in page.read_bytes()
+
+
+def refuse_foreign(files: Iterable[Path]) -> None:
+    """A :class:`UserError` where one of the files is there."""
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file} is not of an analysis, and would be overwritten: give another --out")
 
 
 def _within(words: Transcript, seconds: float) -> Transcript:

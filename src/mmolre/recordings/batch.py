@@ -8,7 +8,7 @@ from pathlib import Path
 from mmolre.data.importers._common import MEDIA_SUFFIXES
 from mmolre.errors import UserError
 from mmolre.files import write_text
-from mmolre.recordings.analysis import TIMELINE, Analyzer, Progress, digest_of
+from mmolre.recordings.analysis import TIMELINE, Analyzer, Progress, digest_of, is_ours, refuse_foreign
 from mmolre.recordings.timeline import Timeline, read_timeline
 from mmolre.recordings.transcript_file import FORMATS
 
@@ -93,8 +93,12 @@ def analyze_all(
         finished: called with each result.
 
     Raises:
-        UserError: ``out`` cannot be written, or ``transcripts`` is no folder.
+        UserError: ``out`` cannot be written, or holds another ``index.html``, or ``transcripts`` is no folder.
     """
+    from mmolre.recordings.overview import MARK
+
+    if not is_ours(out / OVERVIEW, MARK):
+        refuse_foreign([out / OVERVIEW])
     if transcripts is not None and not transcripts.is_dir():
         raise UserError(f"{transcripts} is not a folder: of several recordings, give one with a transcript for each")
 

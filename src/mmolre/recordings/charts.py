@@ -28,14 +28,15 @@ class _Bar:
 
 def render(timeline: Timeline) -> str:
     """Both charts as HTML; a click or the arrow keys are for the page's script."""
-    bars = _thinned([m for m in timeline.moments if m.scored])
+    moments = [m for m in timeline.moments if m.scored]
+    bars = _thinned(moments)
     if not bars:
         return ""
     seconds = max(timeline.seconds, 0.001)
     times = "".join(f"<span>{clock(seconds * i / 4)}</span>" for i in range(5))
     axis = f'<div class="axis" aria-hidden="true">{times}</div>'
     parts = []
-    thinned = len(bars) < sum(m.scored for m in timeline.moments)
+    thinned = len(bars) < len(moments)
     means = " Each point is the mean of some utterances." if thinned else ""
     if any(b.sentiment is not None for b in bars):
         parts.append(
@@ -47,7 +48,7 @@ def render(timeline: Timeline) -> str:
             f'<span class="screen">click: play from there; arrow keys: 5 s</span><span>{means}</span></p></section>'
         )
     if any(b.emotions for b in bars):
-        rows = "".join(f'<div class="name">{name}</div>{_strip(bars, name, seconds)}' for name in EMOTIONS)
+        rows = "".join(f'<div class="name">{name}</div>{_strip(bars, moments, name, seconds)}' for name in EMOTIONS)
         parts.append(
             '<section aria-labelledby="c2"><h2 id="c2">Emotions over time</h2>'
             f'<div class="chart bands">{rows}{axis}</div>'
@@ -88,7 +89,7 @@ def _curve(bars: Sequence[_Bar], seconds: float) -> str:
         x = f"{(x0 + x1) / 2:.2f}"
         far = before is None or b.start - before > max(10.0, seconds / 50)
         line.append(f"{'M' if far else 'L'}{x} {_y(sum(around) / len(around))}")
-        colour = " n" if b.sentiment <= -NEUTRAL else " p" if b.sentiment >= NEUTRAL else ""
+        colour = " n" if round(b.sentiment, 1) <= -NEUTRAL else " p" if round(b.sentiment, 1) >= NEUTRAL else ""
         dots.append(f'<path class="dot{colour}" d="M{x} {_y(b.sentiment)}h0.01"/>')
         before = b.end
     kind = "many" if reach else "few"
@@ -102,7 +103,7 @@ def _curve(bars: Sequence[_Bar], seconds: float) -> str:
     )
 
 
-def _strip(bars: Sequence[_Bar], emotion: str, seconds: float) -> str:
+def _strip(bars: Sequence[_Bar], moments: Sequence[Moment], emotion: str, seconds: float) -> str:
     shapes = []
     for b in bars:
         if emotion in b.emotions:
@@ -112,7 +113,7 @@ def _strip(bars: Sequence[_Bar], emotion: str, seconds: float) -> str:
                 f'<rect class="e-{emotion}" x="{x0}" y="{_HEIGHT - height:.2f}" width="{max(x1 - x0, 1):.2f}" '
                 f'height="{height}"/>'
             )
-    known = [(b.emotions[emotion], b.start) for b in bars if emotion in b.emotions]
+    known = [(m.emotions[emotion], m.start) for m in moments if emotion in m.emotions]
     highest, when = max(known) if known else (0.0, 0.0)
     label = f"{emotion}: at most {highest:.0%}, at {clock(when)}"
     return (

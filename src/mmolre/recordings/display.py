@@ -12,7 +12,7 @@ from mmolre.errors import UserError
 from mmolre.recordings.analysis import REPORT, TIMELINE, Analyzer
 from mmolre.recordings.batch import OVERVIEW, Result, analyze_all, find_recordings
 from mmolre.recordings.summary import disagreements, mood, signed, strongest, summarise
-from mmolre.recordings.timeline import Timeline
+from mmolre.recordings.timeline import NOT_ENOUGH, Timeline
 from mmolre.recordings.words import clock
 
 FAILED = 3
@@ -64,7 +64,8 @@ def _many(analyzer: Analyzer, paths: list[Path], transcript: Path | None, out: P
             else:
                 again = " (analysed before)" if result.again else ""
                 terminal.plain(f"{result.path.name}: {_in_short(result.timeline)}{again}")
-
+                for note in result.timeline.notes:
+                    terminal.note(f"{result.path.name}: note: {note}")
             if result.without and result.timeline is not None:
                 terminal.note(f"{result.path.name}: no transcript of this name in {transcript}; transcribed")
 
@@ -109,8 +110,9 @@ def _in_short(t: Timeline) -> str:
     if not t.speech_found:
         return f"no speech found in {clock(t.seconds)}"
     s = summarise(t.moments)
-    if s.sentiment is None and not s.emotions:
-        return f"not enough speech ({clock(s.seconds)}) for a score of the whole"
+    if s.unscored:
+        enough = f" ({clock(s.seconds)}) for a score of the whole" if s.unscored == NOT_ENOUGH else ""
+        return s.unscored + enough
     sentiment = "" if s.sentiment is None else f"{mood(s.sentiment)} {signed(s.sentiment)}; "
     return f"{sentiment}{s.likeliest(2)}; {len(t.moments)} utterances in {clock(t.seconds)}"
 

@@ -10,6 +10,8 @@ from mmolre.recordings.timeline import Timeline
 from mmolre.recordings.words import clock
 
 TEMPLATE = files("mmolre.recordings") / "overview.html"
+MARK = b"<title>Recordings: sentiment and emotions</title>"
+"""In each overview of ours."""
 _COLUMNS = 60
 
 
@@ -38,8 +40,9 @@ def _row(folder: str, t: Timeline) -> str:
     name = f'<th scope="row"><a href="./{link}">{escape(shown)}</a></th>'
     amount = f'<td class="num">{clock(t.seconds)}</td><td class="num">{len(t.moments)}</td>'
     s = summarise(t.moments)
-    if s.sentiment is None and not s.emotions:
-        return f'<tr>{name}{amount}<td colspan="3">{"not enough speech" if t.moments else "no speech found"}</td></tr>'
+    if s.unscored:
+        reason = escape(s.unscored) if t.moments else "no speech found"
+        return f'<tr>{name}{amount}<td colspan="3">{reason}</td></tr>'
     sentiment = "–" if s.sentiment is None else f"{signed(s.sentiment)} {mood(s.sentiment)}"
     return f"<tr>{name}{amount}<td>{sentiment}</td><td>{_sparkline(t)}</td><td>{s.likeliest(2)}</td></tr>"
 

@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 
@@ -25,10 +26,13 @@ from mmolre.recordings.summary import (
     strongest,
     summarise,
 )
-from mmolre.recordings.timeline import Alone, Moment, Timeline
+from mmolre.recordings.timeline import NOT_ENOUGH, Alone, Moment, Timeline
 from mmolre.recordings.words import clock
 
 TEMPLATE = files("mmolre.recordings") / "report.html"
+_JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+"""Spelling needs them, and emoji of several."""
+_UNSEEN = "\N{SOFT HYPHEN}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
 def render(timeline: Timeline, sound: bytes | str) -> Iterator[str]:
@@ -43,6 +47,7 @@ def render(timeline: Timeline, sound: bytes | str) -> Iterator[str]:
     values = {
         "policy": policy(template, media="blob:" if embedded else "'self' file:"),
         "title": escape(f"{timeline.recording}: sentiment and emotions"),
+        "skip": '<a class="skip" href="#transcript">To the transcript</a>' if timeline.speech_found else "",
         "name": escape(timeline.recording),
         "facts": _facts(timeline),
         "notes": _notes(timeline),
@@ -83,8 +88,15 @@ def policy(template: str, media: str = "'none'") -> str:
 
 def escape(text: str) -> str:
     """Safe inside an element and inside a quoted attribute; no control characters, no overriding of the direction."""
-    harmless = "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in text)
-    return html.escape(harmless, quote=True)
+    return html.escape("".join(map(_harmless, text)), quote=True)
+
+
+def _harmless(char: str) -> str:
+    if char.isprintable() or char in _JOINERS:
+        return char
+    if unicodedata.category(char) == "Zs":
+        return " "
+    return "" if char in _UNSEEN else "\N{REPLACEMENT CHARACTER}"
 
 
 def _data(value: list) -> str:
@@ -111,8 +123,10 @@ def _whole(t: Timeline) -> str:
         return f'{heading}<p class="big">No speech found.</p><p>So nothing is scored.</p></section>'
     s = summarise(t.moments)
     spoken = f'<p class="soft">{escape(_amount(s))}</p></section>'
-    if not s.emotions and s.sentiment is None:
-        return f'{heading}<p class="big">Not enough speech for a score of the whole.</p>{spoken}'
+    if s.unscored:
+        enough = s.unscored == NOT_ENOUGH
+        reason = "Not enough speech for a score of the whole" if enough else f"Nothing is scored: {s.unscored}"
+        return f'{heading}<p class="big">{escape(reason)}.</p>{spoken}'
     lines = []
     if s.sentiment is not None:
         lines.append(
@@ -147,8 +161,8 @@ def _speakers(t: Timeline) -> str:
     for s in summaries:
         name = escape(s.name or "")
         amount = f'<td class="num">{clock(s.seconds)}</td><td class="num">{s.moments}</td>'
-        if s.sentiment is None and not s.emotions:
-            rows.append(f'<tr><th scope="row">{name}</th>{amount}<td colspan="4">not enough speech</td></tr>')
+        if s.unscored:
+            rows.append(f'<tr><th scope="row">{name}</th>{amount}<td colspan="4">{escape(s.unscored)}</td></tr>')
             continue
         sentiment = "–" if s.sentiment is None else f"{signed(s.sentiment)} {mood(s.sentiment)}"
         rows.append(

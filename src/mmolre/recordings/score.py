@@ -14,14 +14,13 @@ from mmolre.inference import infer
 from mmolre.predictor import Prediction, Predictor
 from mmolre.recordings.cut import Cut
 from mmolre.recordings.sound import Sound
-from mmolre.recordings.timeline import Alone, Moment
+from mmolre.recordings.timeline import NOT_ENOUGH, Alone, Moment
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Surroundings
 
 CHUNK = 64
 _BATCH = 4  # utterances may last 20 s: 16 of them at a time take a third of a gigabyte more, and are no faster
 FEWEST_WORDS = 2
 FEWEST_VOICE_SECONDS = 0.3
-NOT_ENOUGH = "not enough speech"
 
 _AROUND_SECONDS = 0.1  # word times are a little tight
 _FEWEST_TO_COMPARE = 5  # what is usual in a recording needs some utterances to say

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from mmolre.data.media import duration, stream_audio
+from mmolre.data.media import duration, says_duration, stream_audio
 from mmolre.files import cannot_write
 
 SAMPLE_RATE = 16_000
@@ -24,7 +24,7 @@ class Sound:
 
     Attributes:
         samples: int16; its slices are read from a file.
-        promised: seconds that the file's header says.
+        promised: seconds that the file's header says; what could be read where it says nothing.
     """
 
     samples: "np.ndarray | _Stored"
@@ -84,7 +84,7 @@ def open_sound(path: Path, progress: Callable[[float], None] = lambda _: None) -
                     progress(count / SAMPLE_RATE)
         except OSError as error:
             raise cannot_write(raw, error) from error
-        yield Sound(_Stored(raw, count), promised)
+        yield Sound(_Stored(raw, count), promised if says_duration(path) else count / SAMPLE_RATE)
 
 
 def write_mp3(sound: Sound, path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmolre.recordings.timeline import Moment, Timeline
+from mmolre.recordings.timeline import NOT_ENOUGH, Moment, Timeline
 from mmolre.schema import EMOTIONS
 
 FEWEST_MOMENTS = 3
@@ -30,6 +30,7 @@ class Summary:
         sentiment: the mean, each second of speech alike; ``None``: not enough speech.
         positive, negative: shares of speech, 0 to 1; the rest is neutral.
         emotions: name -> mean probability, the likeliest first.
+        unscored: why there is neither sentiment nor emotions, if so.
     """
 
     name: str | None
@@ -39,6 +40,7 @@ class Summary:
     positive: float
     negative: float
     emotions: dict[str, float]
+    unscored: str | None = None
 
     def likeliest(self, count: int = len(EMOTIONS)) -> str:
         """The likeliest emotions with their mean probability, for people: ``happy 40%, sad 12%``."""
@@ -51,13 +53,15 @@ def summarise(moments: Sequence[Moment], name: str | None = None) -> Summary:
     scored = [m for m in moments if m.scored]
     weight = sum(m.end - m.start for m in scored)
     if len(scored) < FEWEST_MOMENTS or weight < FEWEST_SECONDS:
-        return Summary(name, len(moments), seconds, None, 0.0, 0.0, {})
+        reasons = {m.unscored for m in moments}
+        reason = reasons.pop() if len(reasons) == 1 else None
+        return Summary(name, len(moments), seconds, None, 0.0, 0.0, {}, reason or NOT_ENOUGH)
 
     def mean(values: Sequence[float]) -> float:
         return sum(v * (m.end - m.start) for v, m in zip(values, scored, strict=True)) / weight
 
-    known = [m.sentiment or 0.0 for m in scored]
-    sentiment = mean(known) if all(m.sentiment is not None for m in scored) else None
+    known = [round(m.sentiment or 0.0, 1) for m in scored]  # as they are shown
+    sentiment = mean([m.sentiment or 0.0 for m in scored]) if all(m.sentiment is not None for m in scored) else None
     emotions = {e: mean([m.emotions[e] for m in scored]) for e in EMOTIONS if all(e in m.emotions for m in scored)}
     return Summary(
         name,
@@ -80,7 +84,7 @@ def by_speaker(timeline: Timeline) -> list[Summary]:
 
 def strongest(timeline: Timeline, sign: int) -> list[Moment]:
     """The most positive (1) or most negative (-1) utterances, the strongest first; neutral ones are none."""
-    found = [m for m in timeline.moments if m.sentiment is not None and m.sentiment * sign >= NEUTRAL]
+    found = [m for m in timeline.moments if m.sentiment is not None and round(m.sentiment, 1) * sign >= NEUTRAL]
     return sorted(found, key=lambda m: -(m.sentiment or 0) * sign)[:SHOWN]
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Of ``timeline.json``; raised when what it holds changes."""
 
+NOT_ENOUGH = "not enough speech"
+"""Why most utterances have no score that have none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Alone:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmolre.data import language as languages
 from mmolre.data.subtitles import subtitle_cues
 from mmolre.data.text_file import read_text
 from mmolre.errors import UserError
@@ -23,6 +24,7 @@ FORMATS = (".srt", ".vtt", ".json", ".txt")
 
 _SLACK_SECONDS = 2.0  # subtitles often stay a little longer than the sound
 _LEAST_SECONDS = 0.01  # before the end, so that a word that comes after it is still one of the recording's
+_OVERLAP_SECONDS = 0.5  # cues that follow each other are often let overlap a little
 _BRACKETED = re.compile(r"\[([^\[\]]{1,40})\]:?\s+(?=\S)")
 _NAMED = re.compile(r"[-–]?\s*([^\W\d_][\w .'’-]{0,30}):\s+(?=\S)")
 _SENTENCE_END = re.compile(r"[.!?…。！？]")
@@ -55,16 +57,16 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
     if kind not in (".srt", ".vtt", ".json"):
         raise UserError(f"{path}: not a transcript that can be read: use one of {', '.join(FORMATS)}")
     content = read_text(path)
-    language = _language_of_name(path)
     if kind == ".json":
-        cues, named = _json_cues(path, content)
-        language = named or language
+        cues, language = _json_cues(path, content)
     else:
         cues = [_Cue(*cue) for cue in subtitle_cues(content, str(path))]
-        if kind == ".vtt" and (header := re.search(r"^Language:\s*([A-Za-z]{2})\b", content[:2000], re.MULTILINE)):
-            language = header[1].lower()
+        language = _language_of_header(content) if kind == ".vtt" else None
     if not cues:
         raise UserError(f"{path}: no words with times in it; is it really {kind}?")
+    named = None if language else _language_of_name(path)
+    if named and (named == "en" or languages.detect(" ".join(cue.text for cue in cues)) != "en"):
+        language = named  # of "talk.am.srt" the letters may be the morning's
     cues.sort(key=lambda cue: cue.start)
     last = max(cues, key=lambda cue: cue.end)
     if last.end > seconds + _SLACK_SECONDS:
@@ -99,7 +101,7 @@ def _json_cues(path: Path, content: str) -> tuple[list[_Cue], str | None]:
 def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
     try:
         start, end, text = _time(item["start"]), _time(item["end"]), " ".join(_text(item["text"]).split())
-        speaker = item.get("speaker")
+        speaker = _text(item.get("speaker")).strip() or None
         words = tuple(
             Word(_time(w["start"]), _time(w["end"]), _text(w.get("word", w.get("text", ""))).strip())
             for w in item.get("words") or []
@@ -112,12 +114,12 @@ def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
     rising = all(a.start <= b.start and a.start <= a.end for a, b in itertools.pairwise((*words, *words[-1:])))
     if joined(words) != text or not rising:  # some words without times, or odd ones: then all are spread
         words = ()
-    return _Cue(start, end, text, _text(speaker) if speaker else None, words) if text and start < end else None
+    return _Cue(start, end, text, speaker, words) if text and start < end else None
 
 
 def _text(value: Any) -> str:
     """JSON may hold half of a surrogate pair, which no file can."""
-    return str(value).encode("utf-8", "replace").decode()
+    return "" if value is None else str(value).encode("utf-8", "replace").decode()
 
 
 def _time(value: Any) -> float:
@@ -134,6 +136,12 @@ def _language_code(name: Any) -> str | None:
     return _LANGUAGE_NAMES.get(name) or (name[:2] if re.fullmatch(r"[a-z]{2}([-_]\w+)?", name) else None)
 
 
+def _language_of_header(content: str) -> str | None:
+    header = re.split(r"\r\n\r\n|\n\n|\r\r", content[:2000], maxsplit=1)[0]
+    found = re.search(r"^Language:\s*([A-Za-z]{2})\b", header, re.MULTILINE)
+    return found[1].lower() if found else None
+
+
 def _language_of_name(path: Path) -> str | None:
     """``talk.en.srt`` names it, as players expect."""
     parts = path.name.lower().split(".")[:-1]
@@ -147,6 +155,7 @@ def _with_speakers(cues: list[_Cue]) -> list[_Cue]:
     if any(cue.speaker for cue in cues):
         return cues
     found = [_BRACKETED.match(cue.text) or _NAMED.match(cue.text) for cue in cues]
+    found = [match if match and not match[1][0].islower() else None for match in found]  # [laughs], "note: "
     count = Counter(match[1] for match in found if match)
     named = []
     for cue, match in zip(cues, found, strict=True):
@@ -159,7 +168,8 @@ def _with_speakers(cues: list[_Cue]) -> list[_Cue]:
 def _passages(cues: list[_Cue], seconds: float) -> Iterator[Passage]:
     """Cues joined as long as the speaker stays the same, so that sentences may run over several of them.
 
-    Without punctuation nothing says where a sentence ends but the cues themselves: then each is a passage.
+    Without punctuation nothing says where a sentence ends but the cues themselves: then each is a passage. A cue that
+    begins well before the last one's end is another voice's, named or not, and a passage, too.
     """
     ends = sum(bool(_SENTENCE_END.search(cue.text)) for cue in cues)
     alone = ends < _FEWEST_ENDS * len(cues)
@@ -167,11 +177,13 @@ def _passages(cues: list[_Cue], seconds: float) -> Iterator[Passage]:
     words: list[Word] = []
     speaker: str | None = None
     for cue in cues:
-        if words and (alone or cue.speaker != speaker):
+        if words and (alone or cue.speaker != speaker or cue.start < words[-1].end - _OVERLAP_SECONDS):
             yield Passage(tuple(words), speaker)
             words = []
         speaker = cue.speaker
         own = cue.words or spread(cue.text, min(cue.start, latest), min(cue.end, seconds))
-        words += [Word(min(w.start, latest), min(w.end, seconds), w.text) for w in own]
+        for word in own:
+            start = max(min(word.start, latest), words[-1].start if words else 0.0)
+            words.append(Word(start, max(min(word.end, seconds), start), word.text))
     if words:
         yield Passage(tuple(words), speaker)
