@@ -33,17 +33,24 @@ KEPT = (RECIPE_FILE, VERSIONS_FILE, LOG_FILE, f"{MODEL_FOLDER}/{PIPELINE_FILE}",
 
 
 def keep(experiment: Path, target: Path) -> list[Path]:
-    """Write a file per finished run of an experiment's folder; returns those that are new."""
+    """Write a file per finished run of an experiment's folder; returns those that are new.
+
+    Raises:
+        UserError: what is kept is of another run than the experiment has.
+    """
     written = []
     for predictions in sorted((experiment / "runs").glob(f"*/*/{PREDICTIONS_FILE}")):
         run = predictions.parent
         path = target / f"{run.parent.name}.{run.name}.npz"
+        texts = {name: (run / name).read_text(encoding="utf-8") for name in KEPT}
         if path.exists():
+            with np.load(path, allow_pickle=False) as file:
+                if json.loads(str(file["texts"])) != texts:
+                    raise UserError(f"{path} is of an earlier run than {run}: delete it to keep this one")
             continue
         rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
         probabilities = np.array([[row["emotions"][name] for name in EMOTIONS] for row in rows], np.float64)
         sets = sorted({tuple(row["modalities"]) for row in rows})
-        texts = {name: (run / name).read_text(encoding="utf-8") for name in KEPT}
         with replacing(path) as beside, beside.open("wb") as file:
             np.savez_compressed(
                 file,

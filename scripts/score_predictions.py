@@ -38,6 +38,8 @@ def score(files: Sequence[Path], data: Path) -> dict[str, dict[str, Any]]:
         mean = np.mean([[_values(of[u.id]) for u in rows] for of in kept], axis=0)
         if split == "valid" and not np.isnan(mean[:, 1:]).all():
             thresholds = fit_thresholds(mean[:, 1:], emotions, calibrated=True)
+        elif split == "test" and "valid" not in scores and not np.isnan(mean[:, 1:]).all():
+            raise UserError("no valid row of the emotions is among the predictions, by which thresholds are fitted")
         scores[split] = Scored(
             [(u.id, 0) for u in rows],
             mean[:, 0],

@@ -141,3 +141,14 @@ def test_nothing_to_score(scorer, scored, tmp_path):
             path.write_text(content)
         with pytest.raises(UserError, match=r"bad\.jsonl holds no readable predictions"):
             scorer.score([path], data)
+
+
+def test_thresholds_are_not_made_up(scorer, scored, tmp_path):
+    data, files = scored
+    test = {row["id"] for row in map(json.loads, data.read_text().splitlines()) if row["split"] == "test"}
+    rows = [row for row in map(json.loads, files[0].read_text().splitlines()) if row["id"] in test]
+    with pytest.raises(UserError, match="no valid row of the emotions is among the predictions"):
+        scorer.score([write_rows(tmp_path / "test.jsonl", rows)], data)
+    for row in rows:
+        del row["emotions"]
+    assert "test" in scorer.score([write_rows(tmp_path / "sentiment.jsonl", rows)], data)

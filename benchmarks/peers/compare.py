@@ -26,9 +26,10 @@ import torch
 
 from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifest
+from mmolre.encoders.weights import sha256
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.experiments.crossvalidate import PREDICTIONS_FILE, crossvalidate
-from mmolre.experiments.runs import Where
+from mmolre.experiments.runs import Where, facts
 from mmolre.experiments.table import over_seeds, write_json
 from mmolre.files import write_text
 from mmolre.inference import infer
@@ -91,6 +92,8 @@ def ours(of: Path, features: Path, name: str, seed: int, folder: Path, epochs: i
             began.append(time.process_time())
 
     state = train(recipe, [manifest], folder, callbacks=Callbacks(log_line=log)).state
+    if len(began) < 2:  # trained before, and stopped before it was scored
+        began = [0.0, 60 * facts(folder).minutes / state["epoch"]]
     sources = make_sources(recipe)
     test = build_dataset([u for u in read_manifest(manifest) if u.split == "test"], sources, None)
     model = MMoLRE.from_pretrained(folder / "model")
@@ -120,6 +123,11 @@ def peer(python: Path, features: Path, name: str, seed: int, out: Path, epochs: 
     if done.returncode:
         raise SystemExit(f"{name}, seed {seed}: {done.stderr[-2000:]}")
     return json.loads(out.read_text())
+
+
+def features_digest(folder: Path) -> str:
+    """Of what MMSA's models are given, from which ours is known, too: one was written from the other."""
+    return sha256(folder / "mmsa.pkl")
 
 
 def summarize(results: dict[str, list[dict[str, Any]]], truth: np.ndarray, about: dict[str, Any]) -> dict[str, Any]:
@@ -164,10 +172,13 @@ def main() -> None:
         "budget": {"epochs": options.epochs, "patience": options.patience},
         "versions": versions() | {"MMSA": "2.2.1"},
     }
+    learned = {"features": features_digest(options.features)}
+    recipe = load_recipe(options.recipe).model_dump(mode="json")
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         for name in (n for n in [*OURS, *PEERS] if not options.only or n in options.only):
             path = options.out / f"{name}-{seed}.json"
+            made_of = {"budget": about["budget"]} | learned | ({"recipe": recipe} if name in OURS else {})
             if not path.exists():
                 print(f"{name}, seed {seed}", flush=True)
                 limits = (options.epochs, options.patience)
@@ -178,10 +189,10 @@ def main() -> None:
                     beside = path.with_suffix(".part")
                     made = peer(options.python.absolute(), options.features, name, seed, beside, *limits)
                     beside.unlink()
-                write_text(path, json.dumps(made | {"budget": about["budget"]}))
+                write_text(path, json.dumps(made | {"of": made_of}))
             kept = json.loads(path.read_text())
-            if kept.get("budget") != about["budget"]:
-                raise SystemExit(f"{path} is of another budget: {kept.get('budget')}; give another --out, or delete it")
+            if other := [key for key in made_of if kept.get("of", {}).get(key) != made_of[key]]:
+                raise SystemExit(f"{path} is of another {' and '.join(other)}: give another --out, or delete it")
             results.setdefault(name, []).append(kept)
             write_json(options.out / "peers.json", summarize(results, truth, about))
 

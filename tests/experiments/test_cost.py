@@ -103,3 +103,16 @@ def test_encoders_that_adapt_can_be_measured(monkeypatch, tiny_encoders, tmp_pat
     costs = measure({"one": [Measured(model.config, objective)]}, repeats=1)["one"]
     assert costs.parameters == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert costs.step_ms > 0
+
+
+def test_a_step_with_r_drop_is_two_passes(monkeypatch):
+    monkeypatch.setattr(cost, "BATCH", 2)
+    passes = []
+    forward = MMoLRE.forward
+    monkeypatch.setattr(MMoLRE, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    counted = []
+    for r_drop in (0.0, 1.0):
+        passes.clear()
+        measure({"": [Measured(tiny_config(("text",)), ObjectiveRecipe(r_drop=r_drop))]}, repeats=1)
+        counted.append(len(passes))
+    assert counted[1] - counted[0] == 2  # one more in each of two steps

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -130,6 +131,23 @@ def test_each_fold_has_a_teacher_of_its_own(videos, recipe, tmp_path, monkeypatc
     assert not asked  # not after two folds of three
     crossvalidate(taught, Where([videos], tmp_path / "out"), by="recording", folds=2)
     assert asked == [(str(tmp_path / f"said-{number}.jsonl"),) for number in (1, 2)]
+
+
+def test_what_may_have_learned_the_utterances_is_named(videos, recipe, tiny_run, tmp_path):
+    said = [{"id": u.id, "sentiment": 1.0} for u in read_manifest(videos)]
+    (tmp_path / "said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said))
+    names = {"teachers": (str(tmp_path / "said.jsonl"),), "start_from": str(tiny_run.folder)}
+    content, _ = crossvalidate(
+        recipe.model_copy(update=names), Where([videos], tmp_path / "a"), by="recording", folds=2
+    )
+    assert content["known_before"] == [names["start_from"], *names["teachers"]]
+    assert "true only if they have not learned these" in result_table(content)
+    for number in (1, 2):
+        shutil.copytree(tiny_run.folder / "model", tmp_path / f"model-{number}")
+    own = recipe.model_copy(update={"start_from": str(tmp_path / "model-{fold}")})
+    content, _ = crossvalidate(own, Where([videos], tmp_path / "b"), by="recording", folds=2)
+    assert content["known_before"] == []
+    assert "true only" not in result_table(content)
 
 
 def test_the_form_in_the_docs_is_one_that_a_recipe_takes(tmp_path):

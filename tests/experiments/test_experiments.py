@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -7,9 +8,11 @@ import pytest
 from mmolre import UserError
 from mmolre.data.cache import FeatureCache
 from mmolre.data.feature_file import write_feature_file
+from mmolre.data.manifest import read_manifest
 from mmolre.experiments import run, runs, table
 from mmolre.experiments.runs import Where
 from mmolre.train.loop import InterruptedRunError
+from mmolre.train.recipe import Recipe
 from mmolre.train.run import Callbacks, train
 from tiny_corpus import corpus_recipe, write_corpus, write_rows
 
@@ -130,6 +133,40 @@ def test_other_features_are_other_data(where, tmp_path):
         runs.claim(where)
 
 
+def test_other_teachers_are_not_mixed_in_one_row(recipe, where, tmp_path, tiny_corpus):
+    said = tmp_path / "said.jsonl"
+    ids = [u.id for u in read_manifest(tiny_corpus)]
+    taught = recipe.model_copy(update={"teachers": (str(said),)})
+    for sentiment in (1.0, -1.0):
+        said.write_text("".join(json.dumps({"id": id_, "sentiment": sentiment}) + "\n" for id_ in ids))
+        if sentiment > 0:
+            run.compare([taught], where, seeds=1, only=("hard",))
+            run.compare([taught], where, seeds=1, only=("hard",))
+    with pytest.raises(UserError, match=r"holds runs with another .*said\.jsonl"):
+        run.compare([taught], where, seeds=2, only=("hard",))
+
+
+def test_the_models_that_recipes_begin_with_are_known_by_their_weights(recipe, where, tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder / "model", tmp_path / "model")
+    begun = recipe.model_copy(update={"start_from": str(tmp_path / "model")})
+    runs.claim(where, [begun])
+    runs.claim(where, [recipe])  # which begins with none
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    with pytest.raises(UserError, match="holds runs with another"):
+        runs.claim(where, [begun])
+
+
+def test_the_versions_are_those_of_the_runs(recipe, where):
+    run.compare([recipe], where, seeds=1, only=("hard",))
+    path = where.out / "runs/hard/seed0/versions.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | {"torch": "1.0"}))
+    run.compare([recipe], where, seeds=2, only=("hard",))
+    found = json.loads((where.out / "compare.json").read_text())["versions"]
+    assert found == kept | {"torch": f"1.0, {kept['torch']}"}
+
+
 def test_what_cannot_be_scored_is_not_trained(recipe, where, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", no_training)
     rows = [{"id": "a", "split": "train", "text": "so", "sentiment": 1}, {"id": "b", "split": "test", "text": "so"}]
@@ -171,6 +208,15 @@ def test_ablate(recipe, where):
     assert (where.out / "ablate.png").stat().st_size > 10_000
 
 
+def test_rows_without_a_modality_learn_as_often_or_not_at_all(recipe, where):
+    content = recipe.model_dump()
+    content["training"]["repeat"] = {"audio": 2}
+    often = Recipe.model_validate(content)
+    with pytest.raises(UserError, match=r"training\.repeat and .* not the same in no-text and no-audio; give --set"):
+        run.ablate(often, where, seeds=1)
+    run.ablate(often, where, seeds=1, only=("no-unitse",))
+
+
 def test_sweep(recipe, where):
     run.run_sweep(recipe, where, experts=[2, 4], top_k=[1, 4], equal="total", seeds=1)
     with (where.out / "sweep-total.csv").open() as file:
@@ -185,5 +231,9 @@ def test_sweep(recipe, where):
 def test_bad_options(recipe, where):
     with pytest.raises(UserError, match="no such row; there are single, hard"):
         run.compare([recipe], where, seeds=1, only=("hrad",))
+    begun = recipe.model_copy(update={"name": "begun", "start_from": "shipped"})
+    for recipes in ([begun, recipe], [recipe, begun]):
+        with pytest.raises(UserError, match="begun: start_from: the rows of an experiment begin with new weights"):
+            run.compare(recipes, where, seeds=1)
     with pytest.raises(UserError, match="two rows bear one name"):
         run.compare([recipe, recipe.model_copy(update={"name": "hard"})], where, seeds=1)

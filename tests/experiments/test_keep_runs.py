@@ -60,3 +60,7 @@ def test_compare_goes_on_from_kept_runs(tiny_corpus, tiny_encoders, tmp_path, mo
     other.write_text("".join(line for line in lines if not line.startswith(first["id"])))
     with pytest.raises(UserError, match="other test rows"):
         script.restore(kept, tmp_path / "third", [other])
+
+    (here / "runs/hard/seed0/log.jsonl").write_text("another run")
+    with pytest.raises(UserError, match=r"hard\.seed0\.npz is of an earlier run"):
+        script.keep(here, kept)

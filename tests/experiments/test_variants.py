@@ -123,6 +123,9 @@ def test_sweep():
         sweep(RECIPE, [8], [1])
     with pytest.raises(UserError, match="nothing to run"):
         sweep(RECIPE, [2], [4])
+    for change in ({"routing": "uniform"}, {"trunk": "ple"}):
+        with pytest.raises(UserError, match="needs routers that keep k"):
+            sweep(tiny_recipe(model=change), [2], [1])
 
 
 def test_what_names_a_modality_goes_with_it():

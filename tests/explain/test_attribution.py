@@ -63,6 +63,14 @@ def test_the_parts_add_up_and_the_scores_are_those_predicted(bundle, utterance, 
     assert sum(found["weights"]["emotion"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_a_word_that_the_encoder_does_not_know_has_its_share(bundle):
+    found = attribution.explain(bundle, Utterance("odd", "love zyxomma"))
+    assert found["parts"]["text"]["places"] == ["love", "zyxomma"]
+    assert abs(found["parts"]["text"]["attributions"]["sentiment"][1]) > 1e-4
+    alone = attribution.explain(bundle, Utterance("odd", "zyxomma"))["scores"]["sentiment"]
+    assert abs(alone["raw"] - alone["nothing"]) > 1e-4  # nothing is not what it says itself
+
+
 @pytest.mark.parametrize("how", ["utterance", "token"])
 def test_the_choice_of_experts_is_held(how):
     model = tiny_model(("text",), routing=how, renormalize=True)

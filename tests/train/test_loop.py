@@ -1,5 +1,6 @@
 import errno
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from mmolre.errors import UserError
 from mmolre.model.config import ModalityConfig, ModelConfig
 from mmolre.terminal import _epoch_line
 from mmolre.train import loop
-from mmolre.train.loop import InterruptedRunError, Trainer, drop_modalities, schedule
+from mmolre.train.loop import InterruptedRunError, Trainer, content_digest, drop_modalities, schedule
 from mmolre.train.precision import products
 from mmolre.train.recipe import Recipe
 from mmolre.train.teachers import Taught
@@ -250,6 +251,32 @@ def test_a_run_begun_with_other_data_is_not_continued(tmp_path):
     with pytest.raises(UserError, match="begun with other data"):
         make(tmp_path, tiny_recipe(epochs=2), valid=tiny_rows(6, 5)).run()
     assert (tmp_path / "last.safetensors").read_bytes() == kept
+
+
+def test_other_texts_are_other_data(tmp_path):
+    rows = tiny_rows(6, 1)
+    make(tmp_path, tiny_recipe(), valid=rows).run()
+    make(tmp_path, tiny_recipe(), valid=rows).run()  # finished
+    words = [replace(u, text="other words") for u in rows.utterances]
+    with pytest.raises(UserError, match="begun with other data"):
+        make(tmp_path, tiny_recipe(), valid=Rows(words, rows.arrays)).run()
+
+
+def test_other_ready_made_features_are_other_data():
+    rows = tiny_rows(6, 1)
+    changed = [dict(x) for x in rows.arrays]
+    changed[2]["text"] = changed[2]["text"] + 1
+    other = Rows(rows.utterances, changed)
+    digests = [[content_digest(TRAIN, of, made) for of in (rows, other)] for made in ({"text"}, {"audio"})]
+    assert digests[0][0] != digests[0][1]
+    assert digests[1][0] == digests[1][1]  # what an encoder gave is known by what it was given
+
+
+def test_what_an_encoder_gives_may_differ_in_the_last_bit(tmp_path):
+    rows = tiny_rows(6, 1)
+    make(tmp_path, tiny_recipe(), valid=rows).run()
+    near = Rows(rows.utterances, [{m: np.nextafter(x, x + 1) for m, x in of.items()} for of in rows.arrays])
+    make(tmp_path, tiny_recipe(), valid=near).run()
 
 
 def test_a_finished_run_is_left_alone(tmp_path):

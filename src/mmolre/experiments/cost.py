@@ -88,7 +88,12 @@ class _Step:
 
     def seconds(self) -> float:
         start = time.perf_counter()
-        loss = self.objective(self.model(self.batch.features, self.batch.masks), self.batch)
+        first = self.model(self.batch.features, self.batch.masks)
+        if self.objective.recipe.r_drop:
+            second = self.model(self.batch.features, self.batch.masks)
+            loss = self.objective.twice(first, second, self.batch)
+        else:
+            loss = self.objective(first, self.batch)
         self.optimizer.zero_grad(set_to_none=True)
         if self.operate:
             surgery.backward(loss.tasks, loss.common, self.parameters, self.model.placeholders.parameters())

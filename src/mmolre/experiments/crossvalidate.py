@@ -6,6 +6,7 @@ itself knows its label's noise by heart.
 """
 
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,11 +21,11 @@ from mmolre.errors import UserError
 from mmolre.evaluate.report import ON_ITS_OWN, PRIMARY, best_trivial, direction
 from mmolre.evaluate.run import Evaluation, evaluate_on
 from mmolre.experiments.runs import Where, claim
-from mmolre.experiments.table import over_seeds, write_json
+from mmolre.experiments.table import over_seeds, versions_of, write_json
 from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
 from mmolre.train.recipe import Recipe
-from mmolre.train.run import train_on, versions, write_failed
+from mmolre.train.run import train_on, write_failed
 from mmolre.train.teachers import check_teachers
 
 By = Literal["recording", "speaker", "utterance"]
@@ -125,7 +126,8 @@ def crossvalidate(
     of each utterance by the model that had not learned from its group, in the form of ``mmolre predict``.
 
     Args:
-        recipe: ``{fold}`` in the names of its teachers stands for the number of the fold, from 1.
+        recipe: ``{fold}`` in the names of its teachers and of ``start_from`` stands for the number of the fold, from 1.
+            What is named without it must not have learned from these utterances; the table says that it is there.
         further: manifests that are trained on in every fold, by their own splits, and held out in none; but those of
             their utterances that are of a group that is held out are left out there.
         modalities: predict from these alone, as in :func:`mmolre.evaluate.run.evaluate_on`.
@@ -147,7 +149,7 @@ def crossvalidate(
     recipes = [_taught_in(number, recipe) for number in range(1, folds + 1)]
     for one in recipes:
         check_teachers(one.teachers)
-    claim(where._replace(data=everything))
+    claim(where._replace(data=everything), recipes)
     _claim_folds(where.out, {"by": by, "folds": folds})
     named = ", ".join(map(str, everything))
     if left := sum(u.split == "test" for u in own):
@@ -190,8 +192,9 @@ def crossvalidate(
         "by": by,
         "folds": folds,
         "utterances": [len(of.utterances) for of in scored],
+        "known_before": [name for name in _named(recipe) if FOLD not in name],
         "metrics": _over_folds([of.metrics for of in scored]),
-        "versions": versions(where.device),
+        "versions": versions_of([where.out / f"fold-{n}" for n in range(1, folds + 1)]),
     }
     if all(ON_ITS_OWN in of.metrics for of in scored):
         alone = [{"trivial": of.metrics["trivial"]} | of.metrics[ON_ITS_OWN] for of in scored]
@@ -209,6 +212,9 @@ def result_table(content: Mapping[str, Any]) -> str:
         "",
         f"{'':<22}{'':<2}{'mean':>10}{'sd':>10}{'worst':>10}{'best':>10}{'trivial':>10}",
     ]
+    if known := content.get("known_before"):
+        told = f"true only if they have not learned these utterances: {', '.join(known)}"
+        lines[1:1] = textwrap.wrap(told, 80)
     lines += _rows(content["metrics"])
     if ON_ITS_OWN in content:
         lines += ["", "each utterance on its own:", *_rows(content[ON_ITS_OWN])]
@@ -242,7 +248,13 @@ def _group(utterance: Utterance, by: By) -> Group:
 
 def _taught_in(number: int, recipe: Recipe) -> Recipe:
     teachers = tuple(name.replace(FOLD, str(number)) for name in recipe.teachers)
-    return recipe.model_copy(update={"teachers": teachers})
+    first = recipe.start_from and recipe.start_from.replace(FOLD, str(number))
+    return recipe.model_copy(update={"teachers": teachers, "start_from": first})
+
+
+def _named(recipe: Recipe) -> list[str]:
+    """The models and predictions that a run begins with."""
+    return [*([recipe.start_from] if recipe.start_from else []), *recipe.teachers]
 
 
 def _spread(sizes: Mapping[Group, int], folds: int) -> dict[Group, int]:

@@ -9,7 +9,7 @@ from mmolre.errors import UserError
 from mmolre.experiments import figures, table
 from mmolre.experiments.runs import Where, run_all
 from mmolre.experiments.table import SHOWN
-from mmolre.experiments.variants import MMOLRE, Row, ablation, comparison, sweep
+from mmolre.experiments.variants import MMOLRE, Row, ablation, comparison, fewer_modalities, must_be_new, sweep
 from mmolre.files import write_text
 from mmolre.plotting import pyplot
 from mmolre.train.recipe import Recipe
@@ -38,6 +38,8 @@ def compare(
     Returns:
         how many rows of the data could not be used.
     """
+    for recipe in recipes[1:]:
+        must_be_new(recipe)
     rows = comparison(recipes[0])
     rows += [Row(recipe.name, recipe.name, {"": recipe}) for recipe in recipes[1:]]
     if len({row.name for row in rows}) < len(rows):
@@ -47,7 +49,9 @@ def compare(
 
 def ablate(recipe: Recipe, where: Where, *, seeds: int, only: Sequence[str] = (), tell: Tell = lambda _: None) -> int:
     """Each part of the recipe's model removed alone; ``ablate.md``, ``.json``, ``.png`` and ``.svg``, as `compare`."""
-    return _rows("ablate", "Ablation", _chosen(ablation(recipe), only), (MMOLRE,), where, seeds, tell)
+    rows = _chosen(ablation(recipe), only)
+    fewer_modalities(rows, recipe)
+    return _rows("ablate", "Ablation", rows, (MMOLRE,), where, seeds, tell)
 
 
 def run_sweep(

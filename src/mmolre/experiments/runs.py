@@ -10,17 +10,23 @@ from mmolre.bundle import MODEL_FOLDER, load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifests
 from mmolre.data.manifest_sidecar import read_sidecar
+from mmolre.encoders.weights import sha256
 from mmolre.errors import UserError
 from mmolre.evaluate.report import write_metrics
 from mmolre.evaluate.run import evaluate
 from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
 from mmolre.experiments.variants import Row
 from mmolre.files import write_text
+from mmolre.model.mmolre import WEIGHTS_FILE
 from mmolre.train.loop import LOG_FILE
 from mmolre.train.recipe import RECIPE_FILE, Recipe, holds
 from mmolre.train.run import Callbacks, train, write_failed
+from mmolre.train.start import earlier_model
+from mmolre.train.teachers import is_file_of_predictions
 
 DATA_FILE = "data.json"
+MODELS_FILE = "models.json"
+"""Name -> digest of what the runs begin with; where they begin with anything."""
 FAILED_TEST_FILE = "failed-rows-test.jsonl"
 DIGEST_AT_ONCE = 2**20
 
@@ -97,7 +103,7 @@ def run_all(
         UserError: bad data; ``out`` holds an experiment on other data.
         InterruptedRunError: the callbacks asked to stop; the same call goes on later.
     """
-    claim(where)
+    claim(where, [recipe for row in rows for recipe in row.parts.values()])
     planned = list(jobs(rows, seeds, where.out))
     _check_test(planned, where)
     failed = 0
@@ -119,12 +125,16 @@ def facts(folder: Path) -> RunFacts:
     return RunFacts(round(epochs[-1]["seconds"] / 60, 2), len(epochs), best)
 
 
-def claim(where: Where) -> None:
+def claim(where: Where, recipes: Sequence[Recipe] = ()) -> None:
     """One folder, one data: manifests are known by their content, and that of the feature files they name.
 
+    So are the teachers that the recipes name, and the models that they start from.
+
     Raises:
-        UserError: a manifest cannot be read; ``out`` holds an experiment on other data.
+        UserError: a manifest cannot be read, or no model is there; ``out`` holds an experiment on other data, or with
+            other models of these names.
     """
+    models = {name: _file_digest(file) for recipe in recipes for name, file in _begun_with(recipe)}
     try:
         digests = [_digest(path) for path in where.data]
     except OSError as error:
@@ -134,6 +144,30 @@ def claim(where: Where) -> None:
         write_text(path, json.dumps(digests) + "\n")
     elif json.loads(path.read_text(encoding="utf-8")) != digests:
         raise UserError(f"{where.out} holds an experiment on other data; give another --out, or delete it")
+    _claim_models(where.out / MODELS_FILE, models)
+
+
+def _claim_models(path: Path, models: dict[str, str]) -> None:
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if changed := [name for name, digest in models.items() if kept.get(name, digest) != digest]:
+        raise UserError(f"{path.parent} holds runs with another {changed[0]}; give another --out, or delete it")
+    if models.keys() - kept.keys():
+        write_text(path, json.dumps(kept | models, indent=1) + "\n")
+
+
+def _begun_with(recipe: Recipe) -> Iterator[tuple[str, Path]]:
+    """Name and file of each model and of all predictions that its runs begin with."""
+    for key, names in (("start_from", (recipe.start_from,)), ("teachers", recipe.teachers)):
+        for name in names:
+            if name:
+                yield name, Path(name) if is_file_of_predictions(name) else earlier_model(key, name) / WEIGHTS_FILE
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _digest(manifest: Path) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mmolre.experiments.variants import Row
 from mmolre.files import write_text
 from mmolre.model.config import ModelConfig
 from mmolre.model.mmolre import CONFIG_FILE
-from mmolre.train.run import versions
+from mmolre.train.run import VERSIONS_FILE
 
 SHOWN = (
     *("sentiment.mae", "sentiment.corr", "sentiment.acc2_non0", "sentiment.acc7"),
@@ -66,7 +66,7 @@ def collect(
     return {
         "seeds": seeds,
         "n": len(keys),
-        "versions": versions(device),
+        "versions": versions_of([job.folder for models in by_row.values() for job in models]),
         "rows": {
             row.name: {
                 "title": row.title,
@@ -79,6 +79,15 @@ def collect(
         "better": _better(scored, found, references),
         "resampled": UTTERANCES_AND_SEEDS if seeds > 1 else UTTERANCES,
     }
+
+
+def versions_of(runs: Iterable[Path]) -> dict[str, str]:
+    """What the runs were computed with and on; where they differ in something, all of it."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, value in json.loads((run / VERSIONS_FILE).read_text(encoding="utf-8")).items():
+            found.setdefault(key, {})[value] = None
+    return {key: ", ".join(values) for key, values in found.items()}
 
 
 def costs(rows: Sequence[Row], out: Path, device: str = "cpu") -> dict[str, dict[str, float]]:

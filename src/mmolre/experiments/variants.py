@@ -41,7 +41,7 @@ def comparison(recipe: Recipe) -> list[Row]:
     Raises:
         UserError: the recipe has no shared or no own experts: it is no MMoLRE to compare; or it starts from a model.
     """
-    _must_be_new(recipe)
+    must_be_new(recipe)
     model = recipe.model
     if not model.shared_ranks or not model.specific_rank or not model.blocks or model.trunk != "unitse":
         raise UserError(f"{recipe.name}: a comparison starts from a recipe with blocks, shared_ranks and specific_rank")
@@ -81,7 +81,7 @@ def ablation(recipe: Recipe) -> list[Row]:
     Raises:
         UserError: the recipe starts from a model.
     """
-    _must_be_new(recipe)
+    must_be_new(recipe)
     model = recipe.model
     modalities = [*recipe.encoders, *recipe.features]
     rows = [Row(MMOLRE, "MMoLRE, whole", {"": recipe})]
@@ -121,7 +121,9 @@ def sweep(
         UserError: more experts than there are ranks to share out, or nothing to run; the recipe has no shared experts,
             or starts from a model.
     """
-    _must_be_new(recipe)
+    must_be_new(recipe)
+    if recipe.model.trunk != "unitse" or recipe.model.routing == "uniform":
+        raise UserError(f"{recipe.name}: a sweep needs routers that keep k: trunk unitse, and routing not uniform")
     total = sum(recipe.model.shared_ranks)
     if not total:
         raise UserError(f"{recipe.name}: a sweep starts from a recipe with shared_ranks")
@@ -158,7 +160,22 @@ def without_modality(recipe: Recipe, modality: str) -> Recipe:
     return parse_recipe(content | {"name": f"{recipe.name}-no-{modality}"}, recipe.name)
 
 
-def _must_be_new(recipe: Recipe) -> None:
+def fewer_modalities(rows: Sequence[Row], recipe: Recipe) -> None:
+    """See before hours of training that rows without a modality learn from what the whole learns from, as often.
+
+    Raises:
+        UserError: ``repeat`` or ``exclusive`` go by the modalities that an utterance has, and these rows have fewer.
+    """
+    names = [row.name for row in rows if row.name in {f"no-{m}" for m in (*recipe.encoders, *recipe.features)}]
+    if names and (recipe.training.repeat or recipe.objective.exclusive):
+        raise UserError(
+            f"{recipe.name}: training.repeat and objective.exclusive go by the modalities that an utterance has, which "
+            f"is not the same in {' and '.join(names)}; give --set training.repeat={{}} --set objective.exclusive=[], "
+            "or other rows with --only"
+        )
+
+
+def must_be_new(recipe: Recipe) -> None:
     """No start from a model: rows of other shapes could not have it, and one that has is not compared by its shape."""
     if recipe.start_from is not None:
         raise UserError(

@@ -82,7 +82,8 @@ def _text(encoder: TextEncoder, utterance: Utterance, model: MMoLRE) -> Leaf:
     tokenizer = encoder.tokenizer
     upper: Any = model.uppers[encoder.modality] if encoder.tokens else None  # where the embeddings are the model's own
     embed: Any = upper.embeddings.word_embeddings if upper else encoder.module.get_input_embeddings()  # type: ignore[operator]
-    kept = torch.tensor([token in tokenizer.all_special_ids for token in composed.ids]) | ~own
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # a word that it does not know is a word
+    kept = torch.tensor([token in special for token in composed.ids]) | ~own
     if upper:
         upper.ensure_base()
     with torch.no_grad():

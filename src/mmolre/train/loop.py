@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +106,7 @@ class Trainer:
         self.state: dict[str, Any] = {
             "epoch": 0, "in_epoch": 0, "step": 0, "best_score": None, "best_epoch": 0, "seconds": 0.0,
             "sums": {}, "log_bytes": 0, "finished": False, "data": data_digest(train, valid),
+            "content": content_digest(train, valid, set(recipe.features)),
         }  # fmt: skip
 
     @property
@@ -128,15 +129,16 @@ class Trainer:
         settings = self.recipe.training
         checkpoint = self.out / CHECKPOINT_FILE
         if checkpoint.exists():
-            data = self.state["data"]
+            data, content = self.state["data"], self.state["content"]
             self.state = load_checkpoint(checkpoint, self._modules, self.optimizer)
-            if self.state["data"] != data:
+            if self.state["data"] != data or self.state.get("content", content) != content:
                 raise UserError(
-                    f"{self.out} was begun with other data (ids, labels or lengths differ, or rows that failed); "
-                    "give the same again, or another --out"
+                    f"{self.out} was begun with other data (ids, texts, labels, lengths or ready-made features differ, "
+                    "or rows that failed); give the same again, or another --out"
                 )
             if self.state["finished"]:
                 return self.state
+            self.state["content"] = content  # checkpoints did not always have it
             self._cut_log()
             self._log(event="resumed", epoch=self.state["epoch"], step=self.state["step"], **self._computes)
         else:
@@ -349,6 +351,22 @@ def data_digest(train: Rows, valid: Rows) -> str:
         for u, present in zip(rows.utterances, rows.arrays, strict=True):
             lengths = {m: len(x) for m, x in present.items()}
             digest.update(repr((u.id, u.sentiment, u.emotions, lengths)).encode())
+    return digest.hexdigest()
+
+
+def content_digest(train: Rows, valid: Rows, ready_made: Collection[str]) -> str:
+    """The same iff their texts are, and of ready-made features what each utterance has first, midway and last.
+
+    What an encoder gave may differ in the last bit on another machine, where a run may go on.
+    """
+    digest = hashlib.sha256()
+    for rows in (train, valid):
+        for u, present in zip(rows.utterances, rows.arrays, strict=True):
+            digest.update(repr(u.text).encode())
+            for name in sorted(set(present) & set(ready_made)):
+                values = present[name]
+                if len(values):
+                    digest.update(np.ascontiguousarray(values[[0, len(values) // 2, -1]]).tobytes())
     return digest.hexdigest()
 
 
