@@ -114,7 +114,7 @@ class AudioEncoder(Encoder):
         if not np.isfinite(item).all():
             return "the sound holds infinite or undefined samples"
         if np.abs(item).max() < _SILENT:
-            return "the sound is silent"
+            return "the sound is silent: leave it out"
         return None
 
     def encode(self, items: Sequence[np.ndarray]) -> list[Features]:
