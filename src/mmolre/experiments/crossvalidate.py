@@ -192,7 +192,7 @@ def crossvalidate(
         "by": by,
         "folds": folds,
         "utterances": [len(of.utterances) for of in scored],
-        "known_before": [name for name in _named(recipe) if FOLD not in name],
+        "known_before": [name for _, name in recipe.begins_with if FOLD not in name],
         "metrics": _over_folds([of.metrics for of in scored]),
         "versions": versions_of([where.out / f"fold-{n}" for n in range(1, folds + 1)]),
     }
@@ -250,11 +250,6 @@ def _taught_in(number: int, recipe: Recipe) -> Recipe:
     teachers = tuple(name.replace(FOLD, str(number)) for name in recipe.teachers)
     first = recipe.start_from and recipe.start_from.replace(FOLD, str(number))
     return recipe.model_copy(update={"teachers": teachers, "start_from": first})
-
-
-def _named(recipe: Recipe) -> list[str]:
-    """The models and predictions that a run begins with."""
-    return [*([recipe.start_from] if recipe.start_from else []), *recipe.teachers]
 
 
 def _spread(sizes: Mapping[Group, int], folds: int) -> dict[Group, int]:

@@ -157,10 +157,8 @@ def _claim_models(path: Path, models: dict[str, str]) -> None:
 
 def _begun_with(recipe: Recipe) -> Iterator[tuple[str, Path]]:
     """Name and file of each model and of all predictions that its runs begin with."""
-    for key, names in (("start_from", (recipe.start_from,)), ("teachers", recipe.teachers)):
-        for name in names:
-            if name:
-                yield name, Path(name) if is_file_of_predictions(name) else earlier_model(key, name) / WEIGHTS_FILE
+    for key, name in recipe.begins_with:
+        yield name, Path(name) if is_file_of_predictions(name) else earlier_model(key, name) / WEIGHTS_FILE
 
 
 def _file_digest(path: Path) -> str:

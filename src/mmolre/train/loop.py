@@ -361,8 +361,9 @@ def content_digest(train: Rows, valid: Rows, ready_made: Collection[str]) -> str
     """
     digest = hashlib.sha256()
     for rows in (train, valid):
-        for u, present in zip(rows.utterances, rows.arrays, strict=True):
+        for i, u in enumerate(rows.utterances):
             digest.update(repr(u.text).encode())
+            present = rows.arrays[i] if ready_made else {}  # each is read from the disk
             for name in sorted(set(present) & set(ready_made)):
                 values = present[name]
                 if len(values):

@@ -282,6 +282,12 @@ class Recipe(_Part):
     seed: int = Field(default=0, ge=0, lt=2**64)
 
     @property
+    def begins_with(self) -> list[tuple[str, str]]:
+        """Key and name of each model, and of each file of predictions, that a run begins with."""
+        first = [("start_from", self.start_from)] if self.start_from else []
+        return [*first, *(("teachers", name) for name in self.teachers)]
+
+    @property
     def title(self) -> str:
         """What its runs and results are called."""
         return f"{self.name}-refit" if self.refit else self.name

@@ -117,15 +117,14 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
 
 
 def _warn_of_learned_valid(recipe: Recipe) -> None:
-    for key, names in (("start_from", (recipe.start_from,)), ("teachers", recipe.teachers)):
-        for name in names:
-            folder = earlier_model(key, name) if name and not is_file_of_predictions(name) else None
-            if folder and (folder / PIPELINE_FILE).exists() and read_pipeline(folder)[1].get("valid_learned"):
-                warnings.warn(
-                    f"{key}: {name} has learned the valid rows of its data, too; where yours are among them, what is "
-                    "chosen by valid here is too sure of itself",
-                    stacklevel=3,
-                )
+    for key, name in recipe.begins_with:
+        folder = None if is_file_of_predictions(name) else earlier_model(key, name)
+        if folder and (folder / PIPELINE_FILE).exists() and read_pipeline(folder)[1].get("valid_learned"):
+            warnings.warn(
+                f"{key}: {name} has learned the valid rows of its data, too; where yours are among them, what is "
+                "chosen by valid here is too sure of itself",
+                stacklevel=3,
+            )
 
 
 def train(
