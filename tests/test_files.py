@@ -50,3 +50,24 @@ def test_what_goes_wrong_leaves_it_as_it_was(tmp_path):
         fail()
     assert path.read_text() == "before"
     assert names(tmp_path) == {"p"}
+
+
+@pytest.mark.parametrize("beside_it", [True, False])
+def test_another_file_that_cannot_be_read_is_named(tmp_path, beside_it):
+    """What is written is often read from other files meanwhile."""
+    source = tmp_path / "source" if beside_it else tmp_path / "a" / "source"
+    source.mkdir(parents=True)  # a folder: not read, even by those who may read all
+
+    def copy():
+        with replacing(tmp_path / "b" / "p" if not beside_it else tmp_path / "p") as beside:
+            beside.write_bytes(source.read_bytes())
+
+    with pytest.raises(UserError, match=f"^cannot read {source}: Is a directory$"):
+        copy()
+    assert not list(tmp_path.rglob("*p"))
+
+
+def test_a_folder_that_takes_no_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"^cannot write .*file/p: File exists$"):
+        write_text(tmp_path / "file" / "p", "x")

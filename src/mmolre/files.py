@@ -33,6 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.chmod(0o666 & ~_umask())  # a temporary file is its owner's alone; the finished one is not
         beside.replace(target)
     except OSError as error:
+        if name := _another_file(error, beside, target):  # what is written is often read from other files meanwhile
+            raise UserError(f"cannot read {name}: {error.strerror}") from error
         raise cannot_write(path, error) from error
     except UnicodeEncodeError as error:  # half a character: a file's name that is no UTF-8, mostly
         raise UserError(f"{os.fsencode(path).decode(errors='replace')}: {_no_text(error)}") from error
@@ -58,6 +60,15 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
         return UserError(f"the disk that holds {path.parent} is full: free some space and run the same command again")
     return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def _another_file(error: OSError, beside: Path | None, target: Path) -> str | None:
+    """The file that an error speaks of, where it is neither the one written nor beside it nor a folder above it."""
+    if not isinstance(error.filename, str | bytes) or error.filename2 is not None or beside is None:
+        return None
+    name = Path(os.path.realpath(os.fsdecode(error.filename)))
+    ours = name in (beside, target, *target.parents) or (name.parent == target.parent and not name.exists())
+    return None if ours else os.fsdecode(error.filename)
 
 
 def _no_text(error: UnicodeEncodeError) -> str:
