@@ -6,15 +6,17 @@ import torch
 
 from mmolre import MMoLRE, UserError
 from mmolre.bundle import SHIPPED, load_bundle
+from mmolre.data.batching import collate
 from mmolre.data.dataset import Rows
 from mmolre.encoders.weights import DEFAULTS, SOURCES, find
 from mmolre.model.config import ModelConfig
+from mmolre.schema import Utterance
 from mmolre.train.named import find_recipe
 from mmolre.train.recipe import Recipe, load_recipe
 from mmolre.train.run import make_model, make_sources
 from mmolre.train.start import take_weights
 from tiny_corpus import corpus_recipe
-from tiny_runs import tiny_config
+from tiny_runs import MIXED, tiny_arrays, tiny_config, tiny_model
 
 
 def other(config: ModelConfig, **changes) -> MMoLRE:
@@ -65,6 +67,62 @@ def test_a_modality_may_begin_anew(source, tmp_path):
     assert all("audio" in name.split(".") for name in fresh)
     with pytest.raises(UserError, match="of another shape"):
         take_weights(other(source.config, specific_rank=7), str(tmp_path / "model"), ("audio",))
+
+
+def outputs(model: MMoLRE) -> dict[str, torch.Tensor]:
+    batch = collate([Utterance("")] * 6, tiny_arrays(6, sets=MIXED))
+    with torch.no_grad():
+        return model.eval()(batch.features, batch.masks).tasks
+
+
+@pytest.mark.parametrize("tasks", [["emotion"], ["sentiment"], ["emotion", "sentiment"]])
+@pytest.mark.parametrize("routing", ["utterance", "uniform"])
+@pytest.mark.parametrize("fusion", ["task", "shared"])
+def test_each_task_goes_on_with_its_own(tmp_path, tasks, routing, fusion):
+    source = tiny_model(routing=routing, fusion=fusion)
+    source.save_pretrained(tmp_path / "model")
+    model = other(source.config, tasks=tasks)
+    take_weights(model, str(tmp_path / "model"))
+    expected = outputs(source)
+    assert outputs(model).keys() == set(tasks)
+    for task, said in outputs(model).items():
+        assert torch.equal(said, expected[task]), task
+
+
+def test_a_task_that_was_not_there_begins_anew(tmp_path):
+    tiny_model(tasks=["emotion"]).save_pretrained(tmp_path / "model")
+    model = other(tiny_config())
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    take_weights(model, str(tmp_path / "model"))
+    source = MMoLRE.from_pretrained(tmp_path / "model")
+    assert torch.equal(model.placeholders["text"][0], before["placeholders.text"][0])
+    assert torch.equal(model.placeholders["text"][1], source.placeholders["text"][0])
+    for part in ("unitse.text.blocks.1.routers.{}.project.weight", "fusion.{}.attention.query.weight"):
+        if part.format(0) in before:
+            assert torch.equal(model.state_dict()[part.format(0)], before[part.format(0)])
+            assert torch.equal(model.state_dict()[part.format(1)], source.state_dict()[part.format(0)])
+    whole = MMoLRE(tiny_config())  # and back
+    model.save_pretrained(tmp_path / "both")
+    take_weights(whole, str(tmp_path / "both"))
+    assert all(torch.equal(t, model.state_dict()[name]) for name, t in whole.state_dict().items())
+
+
+def test_ple_s_tasks_change_places(tmp_path):
+    source = tiny_model(trunk="ple")
+    source.save_pretrained(tmp_path / "model")
+    model = other(source.config, tasks=["emotion", "sentiment"])
+    take_weights(model, str(tmp_path / "model"))
+    for task, said in outputs(model).items():
+        assert torch.allclose(said, outputs(source)[task], atol=1e-6), task
+
+
+def test_one_fusion_for_all_is_none_of_those_for_each(tmp_path):
+    source = tiny_model()
+    source.save_pretrained(tmp_path / "model")
+    model = other(source.config, fusion="shared")
+    before = {name: tensor.clone() for name, tensor in model.fusion.state_dict().items()}
+    take_weights(model, str(tmp_path / "model"))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.fusion.state_dict().items())
 
 
 def test_another_shape_is_refused(source, tmp_path):
@@ -128,6 +186,30 @@ def test_other_layers_of_the_encoder_are_refused(tiny_encoders, tmp_path):
     recipe = adapting(tiny_encoders, adapt="full", upper=2).model_copy(update={"start_from": str(tmp_path / "upper1")})
     with pytest.raises(UserError, match="other layers of the text encoder learn"):
         made(recipe)
+
+
+@pytest.mark.parametrize(
+    ("there", "here"),
+    [
+        ({"adapt": "full"}, {"adapt": "lora"}),
+        ({"adapt": "lora"}, {"adapt": "full"}),
+        ({"adapt": "full"}, {"adapt": "full", "embeddings": False}),
+        ({"adapt": "lora", "lora": {"alpha": 4}}, {"adapt": "lora", "lora": {"alpha": 16}}),
+    ],
+)
+def test_what_would_not_be_saved_is_not_taken(tiny_encoders, tmp_path, there, here):
+    """Weights that do not learn come from the encoder again when the model is loaded."""
+    made(adapting(tiny_encoders, **there)).save_pretrained(tmp_path / "there")
+    recipe = adapting(tiny_encoders, **here).model_copy(update={"start_from": str(tmp_path / "there")})
+    with pytest.raises(UserError, match="or by other adapters"):
+        made(recipe)
+    made(recipe.model_copy(update={"start_fresh": ("text",)}))
+
+
+def test_what_an_encoder_had_learned_is_lost_where_it_is_frozen(tiny_encoders, tmp_path):
+    made(adapting(tiny_encoders, adapt="full", upper=1)).save_pretrained(tmp_path / "tuned")
+    with pytest.warns(UserWarning, match="layers of the text encoder had learned; here it is frozen"):
+        made(adapting(tiny_encoders).model_copy(update={"start_from": str(tmp_path / "tuned")}))
 
 
 @pytest.mark.encoders
