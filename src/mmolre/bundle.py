@@ -4,6 +4,7 @@ A bundle is a folder: ``config.json`` and ``model.safetensors`` (the model), ``p
 thresholds, and what it was trained on). No pickle anywhere.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ import torch
 from mmolre.data.dataset import Source
 from mmolre.data.readymade import SOURCE, ReadyMade
 from mmolre.encoders import from_spec
+from mmolre.encoders.weights import sha256
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
-from mmolre.model.mmolre import MMoLRE, resolve
+from mmolre.model.mmolre import CONFIG_FILE, WEIGHTS_FILE, MMoLRE, resolve
 from mmolre.model.upper import Upper
 
 PIPELINE_FILE = "pipeline.json"
@@ -30,12 +32,16 @@ SHIPPED = Path(__file__).parent / "shipped"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A model, its encoders (or ready-made features) by modality, its decision rules, and facts about its training."""
+    """A model, its encoders (or ready-made features) by modality, its decision rules, and facts about its training.
+
+    ``digest``: 64 hexadecimal digits, the same iff the files that it was read from are.
+    """
 
     model: MMoLRE
     encoders: dict[str, Source]
     decision: Decision
     about: dict[str, Any]
+    digest: str
 
 
 def save_bundle(
@@ -124,7 +130,12 @@ def load_bundle(
             upper.base = encoders[modality].whole  # type: ignore[union-attr]
             if fold:
                 upper.fold()
-    return Bundle(model.to(device), encoders, decision, about)
+    return Bundle(model.to(device), encoders, decision, about, _digest(folder))
+
+
+def _digest(folder: Path) -> str:
+    parts = (sha256(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE, PIPELINE_FILE))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def read_pipeline(folder: Path) -> tuple[Decision, dict[str, Any], dict[str, Any]]:

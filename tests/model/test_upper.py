@@ -346,3 +346,24 @@ def test_depth(folders):
     depth = {name.split(".")[0] + name.split(".")[1] * name.startswith("layers"): upper.depth(name)
              for name, _ in upper.named_parameters()}  # fmt: skip
     assert depth == {"layers0": 2, "layers1": 1, "layers2": 0, "relative": 3}
+
+
+def test_what_was_never_brought_is_not_computed_with(folders):
+    """A network of zeros would say the same of everything."""
+    encoder, upper = make(recipe(folders["roberta"], adapt="lora"))
+    x, mask = batch_of([f.values for f in encoder.encode(TEXTS)])
+    bare = Upper(upper.config)
+    load_saved(bare, saved_state(upper))
+    with pytest.raises(UserError, match=r"mmolre\.load\(…\)\.bundle\.model"):
+        bare(x, mask)
+    bare.load_base(encoder.whole(), frozen_only=True)
+    assert torch.equal(bare.eval()(x, mask)[0], upper(x, mask)[0])
+
+
+@pytest.mark.parametrize("change", [{"model_type": None}, {"model_type": "no such"}, {"hidden_size": "wide"}])
+def test_a_damaged_configuration(folders, change):
+    config = make(recipe(folders["roberta"], upper=1))[1].config.model_dump()
+    with pytest.raises(UserError, match="configuration of the encoder that adapts cannot be used"):
+        Upper(AdaptedConfig.model_validate(config | {"config": config["config"] | change}))
+    with pytest.raises(UserError, match="no layer 9: it has 0 to 4"):
+        Upper(AdaptedConfig.model_validate(config | {"states": (9,)}))

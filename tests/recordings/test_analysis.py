@@ -11,6 +11,7 @@ import pytest
 
 import mmolre
 from mmolre import Timeline, UserError
+from mmolre.data.cache import FeatureCache
 from mmolre.encoders.text import TextEncoder
 from mmolre.recordings.analysis import Analyzer
 from mmolre.recordings.batch import analyze_all, find_recordings, find_transcript
@@ -18,7 +19,9 @@ from mmolre.recordings.display import _in_short
 from mmolre.recordings.report import escape
 from mmolre.recordings.summary import disagreements, strongest, summarise
 from mmolre.recordings.timeline import COLUMNS, read_timeline
-from tiny_corpus import write_wave
+from mmolre.train.recipe import Recipe
+from mmolre.train.run import train
+from tiny_corpus import corpus_recipe, write_wave
 
 FILES = {"timeline.json", "timeline.csv", "subtitles.vtt", "report.html"}
 EVIL = '</script><img src=x onerror="alert(1)">'
@@ -136,6 +139,21 @@ def test_a_second_call_finds_it_done_and_other_words_do_not(analysed, analyzer, 
     other = write_wave(tmp_path / "other.wav", 300, 1)
     with pytest.raises(UserError, match="give another --out"):
         analyzer.analyze(other, write_transcript(tmp_path / "t.json", LINES[:0]), out)
+
+
+def test_another_process_finds_it_done(tiny_encoders, tiny_corpus, recording, tmp_path):
+    """Of a model that adapts its encoders, whose weights are brought and folded when they are first needed."""
+    recipe = corpus_recipe(tiny_encoders, epochs=1).model_dump()
+    recipe["encoders"]["audio"] |= {"adapt": "lora", "upper": 1}
+    train(Recipe.model_validate(recipe), [tiny_corpus], tmp_path / "run", cache=FeatureCache(tmp_path / "features"))
+    transcript = write_transcript(tmp_path / "t.json")
+    first = Analyzer(tmp_path / "run")
+    timeline = first.analyze(recording, transcript, tmp_path / "out")
+    assert first.done(recording, transcript, tmp_path / "out") == timeline
+    assert Analyzer(tmp_path / "run").done(recording, transcript, tmp_path / "out") == timeline
+    pipeline = tmp_path / "run/model/pipeline.json"
+    pipeline.write_text(pipeline.read_text() + "\n")
+    assert Analyzer(tmp_path / "run").done(recording, transcript, tmp_path / "out") is None
 
 
 @pytest.mark.parametrize("name", ["sound.mp3", "subtitles.vtt", "timeline.csv", "report.html", "timeline.json"])

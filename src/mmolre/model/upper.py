@@ -35,14 +35,25 @@ class Upper(nn.Module):
     def __init__(self, config: AdaptedConfig) -> None:
         super().__init__()
         self.base = None
-        self.folds = self.folded = False
+        self.folds = self.folded = self._checked = False
         from transformers import AutoConfig
 
         options = dict(config.config)
         self.config = config
-        self.encoder = AutoConfig.for_model(options.pop("model_type"), **options)
-        self.kind: str = self.encoder.model_type
-        for name, part in self._parts(skeleton(self.encoder)).items():
+        try:
+            self.encoder = AutoConfig.for_model(options.pop("model_type", None), **options)
+            self.kind: str = self.encoder.model_type
+            made = self._parts(skeleton(self.encoder))
+        except UserError:
+            raise
+        except Exception as error:  # of transformers, of any kind
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"the configuration of the encoder that adapts cannot be used here: {reason[:200]}"
+            ) from None
+        if max(config.states) > (top := config.first + len(made["layers"])):  # type: ignore[arg-type]
+            raise UserError(f"the encoder that adapts has no layer {max(config.states)}: it has 0 to {top}")
+        for name, part in made.items():
             if name == "embeddings":  # has buffers, which the meta device would lose
                 part = type(part)(self.encoder)
                 part.apply(_zero)
@@ -90,6 +101,17 @@ class Upper(nn.Module):
             if self.folds:
                 self.fold()
 
+    def _check_base(self) -> None:
+        """A :class:`UserError` where the weights that do not learn are still the zeros of the beginning."""
+        if not self._checked:
+            frozen = [p for n, p in self.named_parameters() if "lora_" not in n and p.ndim > 1 and not p.requires_grad]
+            if frozen and not any(bool(parameter.any()) for parameter in frozen):
+                raise UserError(
+                    "the pretrained weights of an encoder that adapts are not there, only what has learned: load the "
+                    "model with mmolre.load(…).bundle.model, which brings them"
+                )
+            self._checked = True
+
     @torch.no_grad()
     def fold(self) -> None:
         """Add the adapters' products to the weights beside them and drop the adapters, as soon as these weights are
@@ -129,6 +151,7 @@ class Upper(nn.Module):
             With ``surroundings`` T is the most own positions of a row.
         """
         self.ensure_base()
+        self._check_base()
         config = self.config
         own_bt = mask_bt
         if config.surroundings:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -86,16 +85,6 @@ class Analyzer:
             return load(self._model)
         return self._model
 
-    @cached_property
-    def _model_key(self) -> str:
-        bundle = self.predictor.bundle
-        found = hashlib.sha256()
-        for name, value in sorted(bundle.model.state_dict().items()):
-            found.update(name.encode() + value.detach().cpu().contiguous().float().numpy().tobytes())
-        spoken = [bundle.decision.to_json(), bundle.about, [e.fingerprint for e in bundle.encoders.values()]]
-        found.update(json.dumps(spoken, sort_keys=True, default=str).encode())
-        return found.hexdigest()
-
     def key(self, path: Path, transcript: Path | None) -> str:
         """The same iff recording, transcript, transcriber and model are.
 
@@ -105,7 +94,7 @@ class Analyzer:
         needs_hearing = transcript is None or transcript.suffix.lower() == ".txt"
         parts = [
             *(str(FORMAT), path.name, digest_of(path), digest_of(transcript) if transcript else ""),
-            *(self.transcriber.identity if needs_hearing else "", self._model_key),
+            *(self.transcriber.identity if needs_hearing else "", self.predictor.bundle.digest),
         ]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
