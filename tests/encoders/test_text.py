@@ -1,5 +1,6 @@
 """Token-level text features, on a tiny RoBERTa and on the default encoder where it is installed."""
 
+import io
 import json
 import shutil
 import sys
@@ -237,3 +238,16 @@ def test_upper_case_throughout_is_read_in_lower_case(folder, tmp_path):
     assert plain.encode(["I LOVE THIS"])[0].values.tolist() != said
     assert plain.fingerprint != encoder.fingerprint
     assert from_spec(encoder.spec).fingerprint == encoder.fingerprint
+
+
+def test_a_folder_s_own_code_is_never_run(tmp_path, monkeypatch):
+    tiny_encoders.write_roberta(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "configuration_own.C", "AutoModel": "modeling_own.M"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "configuration_own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers asks
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
+    with pytest.raises(UserError, match="cannot load the text encoder"):
+        TextEncoder(str(tmp_path)).encode(["a"])
+    assert not (tmp_path / "ran").exists()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmolre.data.cache import Features
-from mmolre.encoders.base import Encoder, to_float16
+from mmolre.encoders.base import LOCAL, Encoder, to_float16
 from mmolre.encoders.ctranslate import load_whisper_encoder
 from mmolre.encoders.warp import warped
 from mmolre.errors import UserError
@@ -84,7 +84,7 @@ class AudioEncoder(Encoder):
         from transformers import AutoConfig
 
         with self._loading():
-            config = AutoConfig.from_pretrained(self.folder, local_files_only=True)
+            config = AutoConfig.from_pretrained(self.folder, **LOCAL)
         if config.model_type != "whisper" and not hasattr(config, "conv_stride"):
             raise UserError(f"encoder {self.source!r} is a {config.model_type}, which does not take raw 16 kHz sound")
         return config
@@ -104,7 +104,7 @@ class AudioEncoder(Encoder):
         if self._is_ctranslate2:
             return WhisperFeatureExtractor(feature_size=self._config.num_mel_bins)
         with self._loading():
-            return AutoFeatureExtractor.from_pretrained(self.folder, local_files_only=True)
+            return AutoFeatureExtractor.from_pretrained(self.folder, **LOCAL)
 
     def check(self, item: np.ndarray) -> str | None:
         if item.ndim != 1:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mmolre.encoders.text import Excerpt
 
 _FORMAT = 1  # part of every fingerprint; raised when the code here changes what an encoder gives
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+"""For all that transformers reads from a folder: nothing is fetched, and no code in it is run, or asked about."""
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -113,7 +115,7 @@ class Encoder(abc.ABC):
         from transformers import AutoConfig
 
         with self._loading():
-            return AutoConfig.from_pretrained(self.folder, local_files_only=True)
+            return AutoConfig.from_pretrained(self.folder, **LOCAL)
 
     @abc.abstractmethod
     def check(self, item: Any) -> str | None:
@@ -138,7 +140,7 @@ class Encoder(abc.ABC):
                 "with transformers' save_pretrained"
             )
         with self._loading():
-            return AutoModel.from_pretrained(self.folder, local_files_only=True, use_safetensors=True)
+            return AutoModel.from_pretrained(self.folder, **LOCAL, use_safetensors=True)
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:

@@ -68,6 +68,8 @@ def skeleton(config: Any) -> Any:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
     # Of Whisper the encoder alone: what a configuration says of the decoder need not fit.
-    made = WhisperEncoder._from_config if config.model_type == "whisper" else AutoModel.from_config
     with torch.device("meta"):
-        return made(config, attn_implementation="sdpa" if config.model_type != "mpnet" else "eager")
+        if config.model_type == "whisper":
+            return WhisperEncoder._from_config(config, attn_implementation="sdpa")
+        attention = "sdpa" if config.model_type != "mpnet" else "eager"
+        return AutoModel.from_config(config, attn_implementation=attention, trust_remote_code=False)

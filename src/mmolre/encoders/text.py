@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mmolre.data.cache import Features
-from mmolre.encoders.base import Encoder, to_float16
+from mmolre.encoders.base import LOCAL, Encoder, to_float16
 from mmolre.encoders.stack import skeleton
 from mmolre.errors import UserError
 from mmolre.schema import Surroundings
@@ -103,7 +103,7 @@ class TextEncoder(Encoder):
         from transformers import AutoTokenizer
 
         with self._loading():
-            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            return AutoTokenizer.from_pretrained(self.folder, **LOCAL)
 
     @cached_property
     def window(self) -> int:
