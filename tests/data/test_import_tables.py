@@ -125,6 +125,33 @@ class TestCsv:
             import_csv([put(tmp_path / "t.csv", content)], tmp_path / "out", TableOptions(**options))
         assert not (tmp_path / "out" / "manifest.csv").exists()
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"columns": {"speaker": "speakr"}}, "no column 'speakr'; there are: id, text, score"),
+            ({"scales": {"sentiment": (1, 5)}}, "--scale sentiment: no such column"),
+            ({"folds": (0.5, 0.3, 0.2), "group": "speaker"}, "no column 'speaker': give --map"),
+        ],
+    )
+    def test_what_no_line_of_jsonl_has(self, tmp_path, options, message):
+        path = put(tmp_path / "t.jsonl", '{"id": "a", "text": "x"}\n{"id": "b", "text": "y", "score": 1}\n')
+        with pytest.raises(UserError, match=message):
+            import_csv([path], tmp_path / "out", TableOptions(**options))
+        assert not (tmp_path / "out" / "manifest.csv").exists()
+        import_csv([path], tmp_path / "out", TableOptions(columns={"sentiment": "score"}))  # the second line has it
+
+    @pytest.mark.parametrize("group", ["video_id", "speaker"])  # these have no speaker's name
+    def test_pieces_of_one_sound_stay_together(self, tmp_path, group):
+        rows = "".join(f"r{i},x,t{i % 4}.wav,{i},{i + 1},\n" for i in range(40))
+        content = f"id,text,audio,start,end,speaker\n{rows}"
+        path = put(tmp_path / "t.csv", content)
+        summary = import_csv([path], tmp_path / "o", TableOptions(folds=(0.5, 0.25, 0.25), group=group))
+        splits = {}
+        for row in read_manifest(summary.path):
+            splits.setdefault(row.audio, set()).add(row.split)
+        assert len(splits) == 4
+        assert all(len(of) == 1 for of in splits.values())
+
     def test_columns_that_are_not_read_are_told_of(self, tmp_path):
         path = put(tmp_path / "t.csv", "ID,Text,Sentiment,Speaker,other\na,x,1,s,o\n")
         summary = import_csv([path], tmp_path / "o", TableOptions(columns={"text": "Text", "speaker": "Speaker"}))
@@ -158,6 +185,14 @@ class TestCsv:
             import_csv([path], tmp_path / "o")
         rows = read_manifest(import_csv([path], tmp_path / "o", TableOptions(encoding="cp1252")).path)
         assert rows[0].text == "naïve"
+
+    def test_features_of_another_kind(self, tmp_path):
+        path = put(tmp_path / "t.csv", "id,sentiment\na,1\n")
+        put(tmp_path / "f.csv", "a,1\n")
+        np.savez(tmp_path / "f.npz", ids=np.array(["a"], object), x=np.zeros((1, 3)))
+        for name, message in (("f.csv", "or .npz: convert them"), ("f.npz", r"save ids as text, ids\.astype\(str\)")):
+            with pytest.raises(UserError, match=message):
+                import_csv([path], tmp_path / "out", TableOptions(features={"f": tmp_path / name}))
 
     def test_features_beside_the_table(self, tmp_path):
         path = put(tmp_path / "t.csv", "id,sentiment\na,1\nb,2\nc,3\n")

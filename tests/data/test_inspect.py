@@ -182,3 +182,10 @@ def test_genuine_mosei(corpora):
     assert report["splits"] == {"train": 16326, "valid": 1871, "test": 4659}
     assert sum(report["labels"]["sentiment"]["test"]["histogram"]) == 4659
     assert report["leaks"]["videos"]["across_splits"] == 0
+
+
+def test_pieces_of_one_sound_in_two_splits_are_a_leak(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("id,text,audio,start,end,split\na,x,s.wav,0,1,train\nb,y,s.wav,1,2,test\nc,z,t.wav,0,1,test\n")
+    warnings = inspect_manifest(path)["warnings"]
+    assert [w for w in warnings if w.startswith("1 videos are in more than one split, e.g. a (train) and b (test)")]

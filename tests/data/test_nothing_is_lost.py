@@ -258,3 +258,16 @@ def test_times_that_cannot_be_read_are_said():
     with pytest.raises(UserError, match="no line of times"):
         list(subtitle_cues(times("1", f"{'9' * 5000}:00:01,000 --> 00:00:02,000", "words")))
     assert len(list(subtitle_cues(times("00:01,000 --> 00:02,000", "<a" * 40_000)))) == 1  # and at once
+
+
+def test_merging_replaces_no_features_of_another_manifest(tmp_path):
+    for name, width in (("a", 3), ("b", 3), ("out", 7)):
+        folder = tmp_path / name
+        folder.mkdir()
+        manifest = folder / ("other.csv" if name == "out" else "m.csv")
+        manifest.write_text("id,text\nx,hello\n")
+        write_feature_file(folder / "cov.safetensors", [("x", np.ones((1, width), np.float32))])
+        manifest.with_name(f"{manifest.name}.json").write_text('{"features": {"cov": "cov.safetensors"}}')
+    with pytest.raises(UserError, match=r"cov\.safetensors: merge into another folder than that of .*other\.csv"):
+        merge_manifests([tmp_path / "a/m.csv", tmp_path / "b/m.csv"], tmp_path / "out")
+    assert FeatureFile(tmp_path / "out/cov.safetensors").width == 7

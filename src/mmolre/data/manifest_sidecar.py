@@ -6,6 +6,7 @@ that folder and may not leave it, so that it can be moved as a whole. Their name
 digits, ``_`` and ``-``, a letter first; ``text`` and ``audio`` are taken.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mmolre.data.manifest_rows import SUFFIXES
 from mmolre.errors import UserError
 
 FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
@@ -99,3 +101,15 @@ def _feature(folder: Path, name: str, file: str, where: str) -> Path:
     if not inside:
         raise UserError(f"{where}: the feature file {file!r} is not in the manifest's folder: move it there")
     return path.absolute()
+
+
+def files_of_others(manifest: Path) -> dict[str, Path]:
+    """The feature files that other manifests in the folder name, as they really lie, and which one does: who writes
+    files of this one must not replace them."""
+    found: dict[str, Path] = {}
+    for sidecar in sorted(manifest.parent.glob("*.json")) if manifest.parent.is_dir() else []:
+        other = sidecar.with_suffix("")
+        if other.suffix.lower() in SUFFIXES and other.name != manifest.name:
+            with contextlib.suppress(UserError):
+                found |= dict.fromkeys(map(os.path.realpath, read_sidecar(other).features.values()), other)
+    return found

@@ -13,6 +13,7 @@ from mmolre.data.feature_file import FeatureFile, write_feature_file
 from mmolre.data.importers import ImportSummary
 from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
+from mmolre.data.manifest_sidecar import files_of_others
 from mmolre.data.manifest_write import audio_folder
 from mmolre.data.provenance import provenance_path, write_provenance
 from mmolre.errors import UserError
@@ -196,6 +197,7 @@ def _gather(
     hashes: dict[str, str] = {}
     copies: list[tuple[Path, Path, Mapping[str, str] | None]] = []
     read = {os.path.realpath(file): path for path, of in zip(paths, sources, strict=True) for file in _files(of)}
+    read |= files_of_others(manifest)
     for path, rows, ids in zip(paths, sources, renamed, strict=True):
         for name, file in rows[0].features.items() if rows else ():
             digest = _hash(file)

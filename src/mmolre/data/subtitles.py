@@ -27,7 +27,7 @@ class SubtitleCue(NamedTuple):
 
 
 def subtitle_cues(content: str, where: str = "") -> Iterator[SubtitleCue]:
-    """The cues that have words and last, in their order; times to the millisecond.
+    """The cues that have words, in their order; times to the millisecond. Damaged ones end no later than they begin.
 
     A cue ends where the next one's times stand, in WebVTT at an empty line, too: there are SubRip files without empty
     lines, and some with empty lines within a cue. Captions that roll, as YouTube's do, say each line again above the
@@ -96,8 +96,7 @@ def _voices(cue: _Raw) -> Iterator[SubtitleCue]:
     for text, name in parts:
         start, end = (round(cue.start + (cue.end - cue.start) * n / whole, 3) for n in (said, said + len(text)))
         said += len(text)
-        if start < end:
-            yield SubtitleCue(start, end, text, name)
+        yield SubtitleCue(start, end, text, name)
 
 
 def _plain(text: str) -> str:

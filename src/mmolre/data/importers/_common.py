@@ -1,6 +1,5 @@
 """What importers share: how they end, whose emotions are which, how utterances are divided."""
 
-import contextlib
 import hashlib
 import itertools
 import os
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmolre.data.manifest import write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
-from mmolre.data.manifest_sidecar import check_feature_name, read_sidecar
+from mmolre.data.manifest_sidecar import check_feature_name, files_of_others
 from mmolre.data.provenance import write_provenance
 from mmolre.errors import UserError
 from mmolre.files import cannot_write, refuse_inputs
@@ -90,7 +89,7 @@ def finish(
     path = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
     inputs = list(inputs)
     refuse_inputs(path, inputs)
-    others = _files_of_others(path) if features else {}
+    others = files_of_others(path) if features else {}
     for name in features or {}:
         check_feature_name(name, str(path))
         file = _feature_file(path, name)
@@ -161,17 +160,6 @@ def _ends_in_space(audio: Path, root: Path) -> bool:
     """A manifest's cells are read without what stands around them."""
     name = os.path.relpath(os.path.realpath(audio), os.path.realpath(root))
     return name != name.strip()
-
-
-def _files_of_others(manifest: Path) -> dict[str, Path]:
-    """The feature files that other manifests in the folder name, and which one does."""
-    found: dict[str, Path] = {}
-    for sidecar in sorted(manifest.parent.glob("*.json")) if manifest.parent.is_dir() else []:
-        other = sidecar.with_suffix("")
-        if other.suffix.lower() in SUFFIXES and other.name != manifest.name:
-            with contextlib.suppress(UserError):
-                found |= dict.fromkeys(map(os.path.realpath, read_sidecar(other).features.values()), other)
-    return found
 
 
 def _write_features(

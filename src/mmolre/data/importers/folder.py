@@ -48,7 +48,8 @@ def _utterances(path: Path, name: str, inputs: list[Path]) -> Iterator[Utterance
         subtitles = path.with_suffix(suffix)
         if subtitles.is_file():
             inputs.append(subtitles)
-            for number, (start, end, words, _) in enumerate(subtitle_cues(read_text(subtitles), str(subtitles)), 1):
+            lasting = (cue for cue in subtitle_cues(read_text(subtitles), str(subtitles)) if cue.start < cue.end)
+            for number, (start, end, words, _) in enumerate(lasting, 1):
                 yield Utterance(
                     f"{name}#{number}", text=words, audio=path, start=start, end=end, cut=True, video_id=name
                 )

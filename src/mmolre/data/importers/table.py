@@ -1,7 +1,7 @@
 """Any table with an utterance a row: CSV, JSONL or Parquet, its columns named by options (``mmolre import csv``)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,18 +121,17 @@ def _rows(path: Path, options: TableOptions, notes: list[str]) -> Iterator[tuple
     if not path.is_file():
         raise UserError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     theirs = {target: options.columns.get(target, target) for target in TARGETS}
-    first = True
+    first, blank_left_out = True, path.suffix.lower() == ".jsonl"
+    there: dict[str, None] = {}
     for number, values in iter_rows(path, set(theirs.values()), options.delimiter, options.encoding):
+        there |= dict.fromkeys(values)
         if first:
-            absent = [column for column in options.columns.values() if column not in values]
-            if absent and path.suffix.lower() != ".jsonl":  # whose rows may leave out what is blank
-                raise UserError(f"{path}: no column {absent[0]!r}; there are: {', '.join(values)[:200]}")
+            if not blank_left_out:
+                _check_columns(path, there, theirs, options)
             if not any(theirs[name] in values for name in ("text", "audio")) and not options.features:
                 raise UserError(
                     f"{path}: which column holds the text? --map text=COLUMN; there are: {', '.join(values)[:200]}"
                 )
-            if path.suffix.lower() != ".jsonl":
-                _check_wanted(path, {target for target, column in theirs.items() if column in values}, options)
             read = set(theirs.values())
             ours = [target for target, column in theirs.items() if column in values]
             notes += [
@@ -141,14 +140,19 @@ def _rows(path: Path, options: TableOptions, notes: list[str]) -> Iterator[tuple
             ]
             first = False
         yield number, {target: values.get(column) for target, column in theirs.items()}
+    if there and blank_left_out:
+        _check_columns(path, there, theirs, options)
 
 
-def _check_wanted(path: Path, there: set[str], options: TableOptions) -> None:
+def _check_columns(path: Path, there: Collection[str], theirs: Mapping[str, str], options: TableOptions) -> None:
     """A :class:`UserError` where a column that an option is about is not there."""
-    if options.folds is not None and options.group == "speaker" and "speaker" not in there:
+    if absent := [column for column in options.columns.values() if column not in there]:
+        raise UserError(f"{path}: no column {absent[0]!r}; there are: {', '.join(there)[:200]}")
+    found = {target for target, column in theirs.items() if column in there}
+    if options.folds is not None and options.group == "speaker" and "speaker" not in found:
         raise UserError(f"{path}: --group speaker: no column 'speaker': give --map speaker=COLUMN")
     for name in options.scales:
-        if there.isdisjoint(EMOTIONS if name == "emotions" else (name,)):
+        if found.isdisjoint(EMOTIONS if name == "emotions" else (name,)):
             target = "EMOTION" if name == "emotions" else name
             raise UserError(f"{path}: --scale {name}: no such column: give --map {target}=COLUMN")
 
@@ -173,7 +177,9 @@ def _utterance(values: dict[str, Any], where: str, path: Path, options: TableOpt
         emotions = one_emotion(EMOTION_OF[named.lower()])
     split = as_split(get("split"), where)
     if split is None and options.folds is not None:
-        group = {"id": key, "video_id": video or key, "speaker": speaker or video or key}[options.group]
+        # Pieces of one sound stay together, as those of a video do: they share its speaker and its room.
+        whole = video or (audio if audio is not None and start is not None and end is not None else None) or key
+        group = {"id": key, "video_id": whole, "speaker": speaker or whole}[options.group]
         split = split_of(group, options.folds)
     return Utterance(
         id=key,
@@ -212,8 +218,10 @@ def read_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     Raises:
         UserError: neither; an .npz without such arrays, or with several of one kind.
     """
-    from mmolre.data.feature_file import FeatureFile, iter_features
+    from mmolre.data.feature_file import SUFFIXES, FeatureFile, iter_features
 
+    if path.suffix.lower() not in (".npz", *SUFFIXES):
+        raise UserError(f"{path}: features are read from {', '.join(SUFFIXES)} or .npz: convert them")
     if path.suffix.lower() != ".npz":
         file = FeatureFile(path)
         yield from iter_features(file, file.ids)
@@ -222,7 +230,10 @@ def read_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, KeyError, EOFError, MemoryError) as error:
-        raise UserError(f"{path}: not a readable .npz ({' '.join(str(error).split())[:100]})") from None
+        reason = " ".join(str(error).split())[:100]
+        if "allow_pickle" in reason:
+            reason = "it holds Python objects, which are never read: save ids as text, ids.astype(str)"
+        raise UserError(f"{path}: not a readable .npz ({reason})") from None
     except Exception as error:  # zipfile has errors of its own
         raise UserError(f"{path}: not a readable .npz ({type(error).__name__})") from None
     numeric = [name for name, array in arrays.items() if array.dtype.kind in "fiu" and array.ndim in (2, 3)]
