@@ -10,6 +10,7 @@ import pytest
 
 import mmolre
 from mmolre.data.cache import FeatureCache
+from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import read_manifest
 from mmolre.evaluate.context import Context
 from mmolre.evaluate.run import evaluate
@@ -68,6 +69,11 @@ def test_a_file_is_read_in_context_whatever_its_order(predictor, corpus, tmp_pat
     assert found == [p.to_json() for p in expected]
     changed = [(p.sentiment, p.emotions) != (q.sentiment, q.emotions) for p, q in zip(own, expected, strict=True)]
     assert changed == [u.recording is not None for u in utterances]
+    everyone = read_manifest(manifest)  # and with the row that failed
+    streamed = list(predictor.predict_many(everyone))
+    read = predictor.in_context(streamed, [u.recording for u in everyone], [u.speaker for u in everyone])
+    assert [row for row in read if not isinstance(row, FailedRow)] == expected
+    assert [row.id for row in read] == [u.id for u in everyone]
     assert all(p.present == [name for name, x in p.emotions.items() if x >= 0.1] for p in expected)
     mixed = random.Random(0).sample(rows, len(rows))
     predict_file(predictor, [write_rows(manifest.with_name("mixed.csv"), mixed)], tmp_path / "mixed.jsonl")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,9 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """A JSON-able dict with the attributes as keys."""
         return asdict(self)
+
+
+_P = TypeVar("_P", bound=Prediction | FailedRow)
 
 
 class Predictor:
@@ -122,36 +125,38 @@ class Predictor:
 
     def in_context(
         self,
-        predictions: Sequence[Prediction],
+        predictions: Sequence[_P],
         recordings: Sequence[str | None],
         speakers: Sequence[str | None] | None = None,
         together: Together | None = None,
-    ) -> list[Prediction]:
+    ) -> list[_P]:
         """Predictions in the light of others of the same recording or speaker; as they are where the model reads none.
 
         Args:
-            predictions: each of an utterance on its own.
+            predictions: each of an utterance on its own; rows that failed stay where they are.
             recordings: of each, what it is an utterance of (``Utterance.recording``), None if of nothing.
             speakers: of each, who speaks, None if unknown: an utterance with at most one emotion, such as an acted
                 voice, is read in the light of its speaker's others in the recording instead; of all of them if of none.
             together: all utterances, counted in (:meth:`count_in`), where ``predictions`` are some of them only.
         """
         known = self.bundle.decision.together() if together is None else together
-        if known is None or not predictions:
-            return list(predictions)
-        own = _on_their_own(predictions, recordings, speakers)
+        read: list[Any] = list(predictions)
+        rows = [i for i, p in enumerate(read) if isinstance(p, Prediction)]
+        if known is None or not rows:
+            return read
+        told: list[Prediction] = [read[i] for i in rows]
+        own = _on_their_own(told, [recordings[i] for i in rows], [speakers[i] for i in rows] if speakers else None)
         if together is None:
             known.add(own)
         sentiment, probabilities = known.read(own)
-        limits = self.bundle.decision.for_rows([tuple(p.modalities) for p in predictions], together=True)
-        return [
-            replace(
+        limits = self.bundle.decision.for_rows([tuple(p.modalities) for p in told], together=True)
+        for k, (i, p) in enumerate(zip(rows, told, strict=True)):
+            read[i] = replace(
                 p,
-                sentiment=None if p.sentiment is None else _clip(sentiment[i]),
-                **(_told(probabilities[i : i + 1], limits[i]) if p.emotions else {}),
+                sentiment=None if p.sentiment is None else _clip(sentiment[k]),
+                **(_told(probabilities[k : k + 1], limits[k]) if p.emotions else {}),
             )
-            for i, p in enumerate(predictions)
-        ]
+        return read
 
     def count_in(
         self,

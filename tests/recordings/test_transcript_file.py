@@ -235,3 +235,20 @@ def test_json_speakers_by_number_and_words_that_are_null(tmp_path):
 def test_sounds_in_brackets_are_no_speakers(tmp_path):
     (tmp_path / "a.srt").write_text("00:01.000 --> 00:02.000\n[laughs] Oh.\n00:03.000 --> 00:04.000\n[laughs] No.\n")
     assert said(read_transcript(tmp_path / "a.srt", 10)) == [(None, "[laughs] Oh. [laughs] No.")]
+
+
+@pytest.mark.parametrize("kind", ["srt", "json"])
+def test_words_without_a_time_of_theirs_are_told_of(tmp_path, kind):
+    path = tmp_path / f"t.{kind}"
+    if kind == "srt":
+        path.write_text(
+            "1\n00:00:00,000 --> 00:00:02,000\none\n\n2\n00:00:06,600 --> 00:00:03,300\ntwo\n\n"
+            "3\n00:00:07,000 --> 00:00:07,000\nthree\n"
+        )
+    else:
+        said = ((0, 2, "one"), (6.6, 3.3, "two"), (7, 7, "three"))
+        segments = [{"start": start, "end": end, "text": text} for start, end, text in said]
+        path.write_text(json.dumps({"segments": segments}))
+    read = read_transcript(path, 10.0)
+    assert [[word.text for word in p.words] for p in read.passages] == [["one"]]
+    assert read.notes == ("2 passages of the transcript end before they last, and are left out, e.g. 'two' at 0:06.",)

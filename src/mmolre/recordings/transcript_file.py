@@ -62,6 +62,8 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
     else:
         cues = [_Cue(*cue) for cue in subtitle_cues(content, str(path))]
         language = _language_of_header(content) if kind == ".vtt" else None
+    lost = [cue for cue in cues if cue.start >= cue.end]
+    cues = [cue for cue in cues if cue.start < cue.end]
     if not cues:
         raise UserError(f"{path}: no words with times in it; is it really {kind}?")
     named = None if language else _language_of_name(path)
@@ -79,7 +81,16 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
         f"the transcript {name_of(path)}",
         language,
         "named by the transcript" if language else "not checked",
+        (_told(lost),) if lost else (),
     )
+
+
+def _told(lost: list[_Cue]) -> str:
+    """That there are words without a time of theirs."""
+    first = f"{lost[0].text[:60]!r} at {clock(lost[0].start)}"
+    if len(lost) == 1:
+        return f"A passage of the transcript ends before it lasts, and is left out: {first}."
+    return f"{len(lost)} passages of the transcript end before they last, and are left out, e.g. {first}."
 
 
 def _json_cues(path: Path, content: str) -> tuple[list[_Cue], str | None]:
@@ -114,7 +125,7 @@ def _json_cue(path: Path, number: int, item: Any) -> _Cue | None:
     rising = all(a.start <= b.start and a.start <= a.end for a, b in itertools.pairwise((*words, *words[-1:])))
     if joined(words) != text or not rising:  # some words without times, or odd ones: then all are spread
         words = ()
-    return _Cue(start, end, text, speaker, words) if text and start < end else None
+    return _Cue(start, end, text, speaker, words) if text else None
 
 
 def _text(value: Any) -> str:
