@@ -127,3 +127,14 @@ def test_windowed_mean_by_hand():
     assert result[:, 0].tolist() == [2, 5]
     assert np.isnan(result[0, 1])
     assert result[1, 1] == 7
+
+
+@pytest.mark.parametrize("splits", [(), ("valid", "test")])
+def test_features_of_no_training_utterance_are_refused(tmp_path, splits):
+    """They would be neither standardised nor learned from."""
+    manifest = write_features_corpus(tmp_path / "data")
+    rng = np.random.default_rng(0)
+    named = [(f"{split}-{i}", rng.normal(size=(2, 5))) for split in splits for i in range(SPLITS[split])]
+    write_feature_file(tmp_path / "data/face.safetensors", named or [("train_0", np.zeros((2, 5)))])
+    with pytest.raises(UserError, match="no training utterance has the features 'face'"):
+        train(recipe(), [manifest], tmp_path / "run")

@@ -5,6 +5,7 @@ import pytest
 from mmolre import UserError
 from mmolre.evaluate.report import direction
 from mmolre.model.config import ModelConfig
+from mmolre.train.named import find_recipe
 from mmolre.train.recipe import ModelRecipe, Recipe, load_recipe, parse_recipe
 
 SHIPPED = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -147,3 +148,34 @@ def test_bad_files(tmp_path, content, message):
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="no recipe at"):
         load_recipe(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_a_number_that_json_has_not_is_refused(tmp_path, value):
+    with pytest.raises(UserError, match=r"training\.clip: .*finite"):
+        load_recipe(find_recipe("mosei-frozen"), {"training.clip": value})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {epochs: 1}\nname: a\ntraining: {batch_size: 8}\n", "'training' is given twice"),
+        ("training:\n  epochs: 1\n  epochs: 2\n", r"'epochs' is given twice.*line 3"),
+        ("name: " + 3000 * "[", "nested too deep|is not YAML"),
+    ],
+)
+def test_a_key_given_twice_is_refused(tmp_path, text, message):
+    path = tmp_path / "r.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_recipe(path)
+
+
+def test_yaml_s_own_ways_to_say_it_again_are_none(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "name: a\nencoders:\n  text: &e {source: minilm, layers: [-1]}\n  audio: {<<: *e, source: whisper-tiny-en}\n"
+    )
+    recipe = load_recipe(path)
+    assert recipe.encoders["audio"].layers == (-1,)
+    assert recipe.encoders["audio"].source == "whisper-tiny-en"

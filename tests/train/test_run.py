@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -182,3 +183,40 @@ def test_where_a_split_is_missing_nothing_is_begun(tiny_encoders, cache, tmp_pat
     with pytest.raises(UserError, match=r"no usable row of split .valid. .* needs train and valid rows$"):
         train(corpus_recipe(tiny_encoders, epochs=1), [tmp_path / "m.csv"], tmp_path / "run", cache=cache)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_whose_checkpoint_was_removed_is_no_other_s(tiny_encoders, tiny_corpus, cache, tmp_path):
+    recipe = corpus_recipe(tiny_encoders, epochs=1)
+    train(recipe, [tiny_corpus], tmp_path, cache=cache)
+    weights = (tmp_path / "model/model.safetensors").read_bytes()
+    (tmp_path / "last.safetensors").unlink()
+    with pytest.raises(UserError, match="holds a run of another recipe or seed"):
+        train(recipe.model_copy(update={"seed": 1}), [tiny_corpus], tmp_path, cache=cache)
+    assert (tmp_path / "model/model.safetensors").read_bytes() == weights
+    with pytest.warns(UserWarning, match=r"no last\.safetensors to go on from: it is trained anew"):
+        train(recipe, [tiny_corpus], tmp_path, cache=cache)
+    assert (tmp_path / "model/model.safetensors").read_bytes() == weights
+
+
+def valid_of_one_label(corpus, folder):
+    with corpus.open(encoding="utf-8", newline="") as file:
+        lines = list(csv.DictReader(file))
+    for row in lines:
+        row["audio"] = ""
+        row["sentiment"] = "1" if row["split"] == "valid" else row["sentiment"]
+    path = folder / "m.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in lines if row["text"]), encoding="utf-8")
+    return path
+
+
+def test_a_metric_that_valid_leaves_undefined_chooses_nothing(tiny_encoders, tiny_corpus, cache, tmp_path):
+    manifest = valid_of_one_label(tiny_corpus, tmp_path)
+    with pytest.raises(UserError, match=r"sentiment\.corr: undefined on valid.*'training\.primary=\[sentiment\.mae\]'"):
+        train(corpus_recipe(tiny_encoders, primary=("sentiment.corr",)), [manifest], tmp_path / "a", cache=cache)
+    both = corpus_recipe(tiny_encoders, primary=("sentiment.corr", "sentiment.mae"))
+    with pytest.warns(UserWarning, match=r"sentiment\.corr: undefined .* by the rest of training\.primary") as told:
+        state = train(both, [manifest], tmp_path / "b", cache=cache).state
+    assert len([w for w in told if "undefined" in str(w.message)]) == 1
+    alone = train(corpus_recipe(tiny_encoders), [manifest], tmp_path / "c", cache=cache).state
+    assert state["best_epoch"] == alone["best_epoch"]
+    assert state["best_score"] == alone["best_score"]

@@ -251,3 +251,11 @@ def test_all_of_the_loss_from_a_teacher_needs_no_labels(tiny_run, tiny_encoders,
         other.unlink()
     first, second = ((tmp_path / n / "model" / "model.safetensors").read_bytes() for n in "ab")
     assert first == second
+
+
+def test_a_file_of_predictions_may_begin_with_a_mark_and_end_with_a_blank_line(pupils, tmp_path):
+    path = tmp_path / "said.jsonl"
+    line = json.dumps({"id": pupils[0].id, "sentiment": 1.5, "emotions": {"happy": 0.5}})
+    path.write_text(f"{line}\n\n  \n", encoding="utf-8-sig")
+    taught = ask_teachers([str(path)], pupils, TASKS, tmp_path)
+    assert taught.sentiment[0] == 1.5

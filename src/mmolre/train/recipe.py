@@ -19,7 +19,7 @@ RECIPE_FILE = "recipe.json"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)  # JSON has no infinity
 
 
 class AugmentRecipe(_Part):
@@ -334,23 +334,45 @@ def load_recipe(path: Path, overrides: dict[str, str] | None = None) -> Recipe:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no recipe at {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the recipe {path}: {error}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise UserError(f"{path} holds no recipe: its brackets are nested too deep") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no recipe: expected keys such as name, encoders, model")
     for key, value in (overrides or {}).items():
         try:
-            _set(content, key, yaml.safe_load(value))
-        except yaml.YAMLError:
+            _set(content, key, _read_yaml(value))
+        except (yaml.YAMLError, RecursionError):
             raise UserError(
                 f"cannot set {key}: {value!r} is not a YAML value, such as 3, 0.5, text or [a, b]"
             ) from None
     return parse_recipe(content, str(path))
+
+
+def _read_yaml(text: str) -> Any:
+    """``yaml.safe_load``, but a key that is given twice is an error: the first one's values would be dropped."""
+    import yaml
+
+    def check(node: Any) -> None:
+        if isinstance(node, yaml.SequenceNode):
+            for part in node.value:
+                check(part)
+        elif isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+                check(value)
+
+    check(yaml.compose(text, yaml.SafeLoader))
+    return yaml.safe_load(text)
 
 
 def parse_recipe(content: dict[str, Any], where: str) -> Recipe:

@@ -88,6 +88,11 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
     for name, source in sources.items():
         if not source.width:
             raise UserError(f"no utterance has the features {name!r} of the recipe: see the manifest's .json file")
+        if isinstance(source, ReadyMade) and train_rows.arrays and not any(name in x for x in train_rows.arrays):
+            raise UserError(
+                f"no training utterance has the features {name!r} of the recipe: are the ids in the feature file those "
+                "of the manifest? (mmolre inspect counts them)"
+            )
         part = {**recipe.encoders, **recipe.features}[name]
         shape = {"width": source.width, "layers": source.n_layers, "standardize": part.standardize}
         if isinstance(part, EncoderRecipe) and isinstance(source, Encoder):
@@ -259,11 +264,14 @@ def versions(device: str = "cpu") -> dict[str, str]:
 
 def _claim_folder(recipe: Recipe, out: Path, device: str) -> None:
     kept = out / RECIPE_FILE
-    # Until there is a checkpoint nothing can be lost: a recipe that failed before may be mended and tried again.
-    if kept.exists() and (out / CHECKPOINT_FILE).exists():
+    # Until there is a model nothing can be lost: a recipe that failed before may be mended and tried again.
+    begun, made = (out / CHECKPOINT_FILE).exists(), (out / MODEL_FOLDER / PIPELINE_FILE).exists()
+    if kept.exists() and (begun or made):
         if not holds(kept, recipe):
             raise UserError(f"{out} holds a run of another recipe or seed; give another --out, or delete it")
-        return
+        if begun:
+            return
+        warnings.warn(f"{out} has a model, but no {CHECKPOINT_FILE} to go on from: it is trained anew", stacklevel=3)
     write_text(kept, recipe.model_dump_json(indent=2) + "\n")
     write_text(out / VERSIONS_FILE, json.dumps(versions(device), indent=2) + "\n")
     (out / TAUGHT_FILE).unlink(missing_ok=True)  # of the recipe or the data that failed, perhaps

@@ -117,8 +117,10 @@ def _read(path: Path, utterances: Sequence[Utterance], tasks: Sequence[str]) -> 
     sentiment = np.full(len(utterances), np.nan)
     emotions = np.full((len(utterances), len(EMOTIONS)), np.nan)
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
                 try:
                     row = json.loads(line)
                     i = index.get(row["id"])

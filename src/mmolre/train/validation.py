@@ -1,6 +1,7 @@
 """One pass over valid: the score that chooses the epoch, and how predictions are to be read."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,7 @@ class Validator:
 
     def __init__(self, recipe: Recipe, tasks: Sequence[str], rows: Rows, train_sentiment_median: float | None) -> None:
         self.recipe, self.tasks, self.rows, self.train_sentiment_median = recipe, tasks, rows, train_sentiment_median
+        self._undefined: set[str] | None = None
         truths = zip(("sentiment", "emotion"), targets(rows.utterances), strict=True)
         self.truths = tuple(
             t.numpy().astype(np.float64) if task in tasks else np.full(t.shape, np.nan) for task, t in truths
@@ -53,7 +55,7 @@ class Validator:
         """Predict valid; thresholds and calibration are fitted on it.
 
         Raises:
-            UserError: valid has no label of what the recipe chooses by.
+            UserError: valid has no label of what the recipe chooses by, or none by which that is defined.
         """
         model.eval()
         anchored = self.recipe.sentiment_fusion == "anchored"
@@ -83,9 +85,35 @@ class Validator:
             train_sentiment_median=self.train_sentiment_median,
         )
         errors = sentiment_error_quantiles(predicted, sentiment, raw.modalities)
-        return Validation(metrics, decision, self._score(metrics), errors)
+        if self._undefined is None:
+            perfect = evaluate_predictions(
+                sentiment_pred=np.nan_to_num(sentiment),
+                sentiment_truth=sentiment,
+                emotion_prob=(np.nan_to_num(emotions) > 0).astype(np.float64),
+                emotion_truth=emotions,
+                modalities=raw.modalities,
+                thresholds=decision.limits(together=recordings is not None),
+            )
+            self._undefined = self._undefined_in(perfect)
+        return Validation(metrics, decision, self._score(metrics, self._undefined), errors)
 
-    def _score(self, metrics: dict[str, Any]) -> float:
+    def _undefined_in(self, perfect: dict[str, Any]) -> set[str]:
+        """Those of ``primary`` that valid's labels leave undefined whatever is predicted, told once."""
+        primary = self.recipe.training.primary
+        found = {key for key in primary if key.split(".")[0] in perfect and np.isnan(lookup(perfect, key))}
+        if not found:
+            return found
+        told = f"{' and '.join(sorted(found))}: undefined on valid, whose labels are too few or all alike"
+        if found == set(primary):
+            other = "sentiment.mae" if "sentiment" in perfect else "emotion.micro_f1"
+            raise UserError(
+                f"training.primary is {', '.join(primary)}; {told}: give valid other utterances, or choose another "
+                f"metric, e.g. --set 'training.primary=[{other}]'"
+            )
+        warnings.warn(f"{told}: the epoch is chosen by the rest of training.primary", stacklevel=2)
+        return found
+
+    def _score(self, metrics: dict[str, Any], undefined: Collection[str]) -> float:
         primary = self.recipe.training.primary
         for task in {key.split(".")[0] for key in primary} - set(metrics):
             known = task in self.recipe.model.tasks
@@ -95,5 +123,6 @@ class Validator:
                 f"training.primary is {', '.join(primary)}, but {reason}: "
                 f"choose a metric of what is labelled, e.g. --set 'training.primary=[{other}]'"
             )
-        values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in primary]
+        defined = [key for key in primary if key not in undefined]
+        values = [lookup(metrics, key) * (1 if direction(key) == "max" else -1) for key in defined]
         return float(np.mean(np.nan_to_num(values, nan=-10.0)))
