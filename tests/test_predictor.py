@@ -155,7 +155,7 @@ def test_a_row_with_nothing_that_the_model_reads(tiny_run):
     nothing, both = Predictor(bundle).predict_many(
         [Utterance("a", None, Path("a.wav"), row="m:2"), Utterance("b", "good", Path("a.wav"))]
     )
-    assert nothing == FailedRow("a", "m:2", "it has no text, which is what is read here")
+    assert nothing == FailedRow("a", "m:2", "the utterance has no text, which is all that is read here")
     assert isinstance(both, Prediction)
     assert both.modalities == ["text"]
 

@@ -360,3 +360,10 @@ def test_corpora_read_as_they_are(corpora, name, splits, unlabelled):
         raw = list(csv.DictReader(file))
     assert [row.id for row in rows] == [f"{r['video_id']}_{r['clip_id']}" for r in raw]
     assert [row.text for row in rows] == [r["text"].strip() for r in raw]
+
+
+def test_a_video_in_two_manifests_is_told_of(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text(f"id,video_id,text\n{name}1,1,x\n{name}2,{name},y\n")
+    with pytest.warns(ManifestWarning, match=r"^1 video_id\(s\), e\.g\. '1', are in .*a\.csv and in .*b\.csv: each is"):
+        read_manifests([tmp_path / "a.csv", tmp_path / "b.csv"])

@@ -253,3 +253,19 @@ def test_a_large_array_is_mapped_not_loaded(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(done.stdout) * unit < 16 << 20
+
+
+@pytest.mark.parametrize("name", ["list", "tuple", "bytes"])
+def test_copies_of_copies_are_bounded(tmp_path, name):
+    """Six bytes for each copy of a million things."""
+    if name == "bytes":
+        many = b"B" + struct.pack("<I", 1_000_000) + bytes(1_000_000) + b"q\x000"
+    else:
+        many = b"]q\x00(" + b"N" * 1_000_000 + b"e0"
+    head = b"\x80\x02(" + many + b"cbuiltins\n" + name.encode() + b"\nq\x010"
+    path = tmp_path / "p.pkl"
+    path.write_bytes(head + 2 * b"h\x01h\x00\x85R" + b"t.")
+    assert [len(part) for part in unpickle(path).value] == [1_000_000] * 2
+    path.write_bytes(head + 30 * b"h\x01h\x00\x85R" + b"t.")
+    with pytest.raises(UserError, match="copied again and again"):
+        unpickle(path)

@@ -102,12 +102,13 @@ def build_dataset(
     usable: list[int] = []
     failed: list[FailedRow] = []
     empty: list[FailedRow] = []
+    whence = " (features come with a manifest)" if len(encoders) < len(sources) else ""
     for i, utterance in enumerate(rows):
         if utterance.id in reasons:
             failed.append(FailedRow(utterance.id, utterance.row, reasons[utterance.id]))
         elif any(read(i) is not None for read in readers.values()):
             usable.append(i)
         else:
-            reads = " or ".join(sources)
-            empty.append(FailedRow(utterance.id, utterance.row, f"it has no {reads}, which is what is read here"))
+            reason = f"the utterance has no {' or '.join(sources)}, which is all that is read here{whence}"
+            empty.append(FailedRow(utterance.id, utterance.row, reason))
     return Dataset([rows[i] for i in usable], StoredFeatures(readers, usable), failed, empty)

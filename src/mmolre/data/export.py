@@ -47,9 +47,9 @@ def export_mmsa(manifest: Path, out: Path, *, audio_root: Path | None = None, pa
     Raises:
         UserError: a bad manifest or feature file, features too large for the memory.
     """
+    refuse_inputs(out, [manifest])
     if out.suffix.lower() not in (".pkl", ".pickle"):
         raise UserError(f"{out}: MMSA's layout is a pickle: give an --out that ends in .pkl")
-    refuse_inputs(out, [manifest])
     rows = read_manifest(manifest, audio_root=audio_root)
     files = open_features(rows)
     keys = _keys(files)

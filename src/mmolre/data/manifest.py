@@ -59,9 +59,14 @@ def read_manifests(
 
     Raises:
         UserError: as :func:`iter_manifest`, and for an id that two of them hold.
+
+    Warns:
+        ManifestWarning: as there, and for a ``video_id`` that two of them hold.
     """
     utterances: list[Utterance] = []
     seen: dict[str, str] = {}
+    videos: dict[str, Path] = {}
+    common: dict[str, tuple[Path, Path]] = {}
     for path in map(Path, paths):
         for utterance in iter_manifest(path, audio_root=audio_root, require_splits=require_splits):
             row = str(path.parent / utterance.row)  # two manifests in two folders may bear the same name
@@ -69,6 +74,14 @@ def read_manifests(
                 raise UserError(f"{row}: the id {utterance.id!r} is also that of {seen[utterance.id]}: ids must differ")
             seen[utterance.id] = row
             utterances.append(utterance)
+            if utterance.video_id is not None and videos.setdefault(utterance.video_id, path) != path:
+                common.setdefault(utterance.video_id, (videos[utterance.video_id], path))
+    if common:
+        (name, (first, second)), *_ = common.items()
+        _warn(
+            f"{len(common)} video_id(s), e.g. {name!r}, are in {first} and in {second}: each is read as one recording; "
+            "where it is two, make them differ"
+        )
     return surrounded(utterances)
 
 

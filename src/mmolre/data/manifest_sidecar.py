@@ -99,7 +99,9 @@ def _feature(folder: Path, name: str, file: str, where: str) -> Path:
     except ValueError:  # a NUL in the name
         inside = False
     if not inside:
-        raise UserError(f"{where}: the feature file {file!r} is not in the manifest's folder: move it there")
+        raise UserError(
+            f"{where}: the feature file {file!r} is not in the manifest's folder: write the manifest there, or move it"
+        )
     return path.absolute()
 
 

@@ -32,6 +32,7 @@ from mmolre.errors import UserError
 
 _MAX_STEPS = 100_000_000  # opcodes; CMU-MOSEI word by word takes some millions
 _MAX_DIGITS = 64  # bytes of one integer
+_COPIES = 1 << 20  # items of containers and bytes that calls make, beyond the file's size
 _FORGET_EVERY = 1 << 16  # opcodes
 _SMALL = 256  # a shorter buffer is copied: cheaper than a view
 _OTHER_FILES = {b"PK\x03\x04": "a zip archive (of torch.save or numpy)", b"\x1f\x8b": "a gzip file: unpack it first"}
@@ -101,6 +102,7 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # the stacks under the marks
         self.memo: dict[int, Any] = {}
+        self.copied = 0
 
     def run(self) -> Any:
         data, opcodes = self.data, _OPCODES
@@ -262,7 +264,13 @@ class _Machine:
         call = CALLS[function]
         if call is None:
             raise RefusedError(f"a call of {function}")
-        self.push(call(*arguments))
+        made = call(*arguments)
+        if isinstance(made, list | tuple | set | frozenset | dict | bytes):
+            # Each item was in the file once: more are copies of copies.
+            self.copied += len(made)
+            if self.copied > self.size + _COPIES:
+                raise DamagedError("the same things copied again and again")
+        self.push(made)
 
     def build(self) -> None:
         state, target = self.pop(), self.stack[-1]
