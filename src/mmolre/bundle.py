@@ -130,12 +130,23 @@ def load_bundle(
             upper.base = encoders[modality].whole  # type: ignore[union-attr]
             if fold:
                 upper.fold()
-    return Bundle(model.to(device), encoders, decision, about, _digest(folder))
+    return Bundle(model.to(device), encoders, decision, about, bundle_digest(folder))
 
 
-def _digest(folder: Path) -> str:
-    parts = (sha256(folder / name) for name in (CONFIG_FILE, WEIGHTS_FILE, PIPELINE_FILE))
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+def bundle_digest(name: Path | str | None = None) -> str:
+    """What :attr:`Bundle.digest` will be; loads nothing. ``name`` as for :func:`load_bundle`.
+
+    Raises:
+        UserError: no model there.
+    """
+    folder = model_folder(name or SHIPPED)
+    found = hashlib.sha256()
+    for file in (CONFIG_FILE, WEIGHTS_FILE, PIPELINE_FILE):
+        try:
+            found.update(sha256(folder / file).encode())
+        except OSError as error:
+            raise UserError(f"{folder} holds no model: {file}: {error.strerror or error}") from None
+    return found.hexdigest()
 
 
 def read_pipeline(folder: Path) -> tuple[Decision, dict[str, Any], dict[str, Any]]:

@@ -151,6 +151,7 @@ def test_another_process_finds_it_done(tiny_encoders, tiny_corpus, recording, tm
     timeline = first.analyze(recording, transcript, tmp_path / "out")
     assert first.done(recording, transcript, tmp_path / "out") == timeline
     assert Analyzer(tmp_path / "run").done(recording, transcript, tmp_path / "out") == timeline
+    assert Analyzer(mmolre.load(tmp_path / "run")).done(recording, transcript, tmp_path / "out") == timeline
     pipeline = tmp_path / "run/model/pipeline.json"
     pipeline.write_text(pipeline.read_text() + "\n")
     assert Analyzer(tmp_path / "run").done(recording, transcript, tmp_path / "out") is None

@@ -85,6 +85,14 @@ class Analyzer:
             return load(self._model)
         return self._model
 
+    @cached_property
+    def _model_digest(self) -> str:
+        from mmolre.bundle import bundle_digest
+
+        if self._model is None or isinstance(self._model, (str, Path)):
+            return bundle_digest(self._model)  # what is done already needs no model
+        return self._model.bundle.digest
+
     def key(self, path: Path, transcript: Path | None) -> str:
         """The same iff recording, transcript, transcriber and model are.
 
@@ -94,7 +102,7 @@ class Analyzer:
         needs_hearing = transcript is None or transcript.suffix.lower() == ".txt"
         parts = [
             *(str(FORMAT), path.name, digest_of(path), digest_of(transcript) if transcript else ""),
-            *(self.transcriber.identity if needs_hearing else "", self.predictor.bundle.digest),
+            *(self.transcriber.identity if needs_hearing else "", self._model_digest),
         ]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
