@@ -28,6 +28,7 @@ def test_a_clear_difference_is_found_and_signed_by_direction():
     assert (worse.delta, worse.high, worse.p) == pytest.approx((-better.delta, -better.low, better.p))
     corr = paired_bootstrap(pearson, GOOD, POOR, TRUTH, higher_is_better=True, n_resamples=200)
     assert corr.low > 0
+    assert corr.delta == pytest.approx(pearson(GOOD, TRUTH) - pearson(POOR, TRUTH))
 
 
 def test_noise_is_not_found_to_differ():
