@@ -204,7 +204,7 @@ def main() -> None:
         }  # fmt: skip
         write_text(options.out, json.dumps(content, indent=1) + "\n")
     if options.figure:
-        figure(options.figure, json.loads(options.out.read_text()))
+        figure(options.figure, json.loads(options.out.read_text(encoding="utf-8")))
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def runs_by_recipe() -> dict[str, list[dict[str, Any]]]:
     """Recipe -> its runs, by seed."""
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted((ROOT / "results").glob("*/seed*.json")):
-        run = json.loads(path.read_text())
+        run = json.loads(path.read_text(encoding="utf-8"))
         found.setdefault(run["recipe"], []).append(run)
     return found
 
@@ -132,7 +132,7 @@ def section(recipe: str, runs: list[dict[str, Any]]) -> list[str]:
     ]
     note = NOTES / f"{recipe}.md"
     if note.exists():
-        lines += [note.read_text().strip(), ""]
+        lines += [note.read_text(encoding="utf-8").strip(), ""]
     for name in scored_on(runs):
         of = [run for run in runs if name in run["metrics"]]
         metrics = [run["metrics"][name] for run in of]

@@ -24,10 +24,10 @@ def summary(run: Path, scored: dict[str, Path]) -> dict:
     recipe = read_recipe(run)
     if recipe.refit and (learned := [name for name in scored if "valid" in name]):
         raise SystemExit(f"{run} has learned valid, too: {learned[0]!r} is no figure of it")
-    log = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
+    log = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
     epochs = [line for line in log if line["event"] == "epoch"]
     model = MMoLRE.from_pretrained(run / MODEL_FOLDER)
-    about = json.loads((run / MODEL_FOLDER / PIPELINE_FILE).read_text())["about"]
+    about = json.loads((run / MODEL_FOLDER / PIPELINE_FILE).read_text(encoding="utf-8"))["about"]
     return {
         "recipe": recipe.title,
         "seed": recipe.seed,
@@ -39,8 +39,8 @@ def summary(run: Path, scored: dict[str, Path]) -> dict:
         "epochs": len(epochs),
         "best_epoch": max((line for line in epochs if line["best"]), key=lambda line: line["epoch"])["epoch"],
         "minutes": round(epochs[-1]["seconds"] / 60, 1),
-        "versions": json.loads((run / VERSIONS_FILE).read_text()),
-        "metrics": {name: json.loads(path.read_text()) for name, path in scored.items()},
+        "versions": json.loads((run / VERSIONS_FILE).read_text(encoding="utf-8")),
+        "metrics": {name: json.loads(path.read_text(encoding="utf-8")) for name, path in scored.items()},
     }
 
 

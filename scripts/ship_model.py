@@ -127,7 +127,7 @@ def figures_table(metrics: dict[str, dict[str, Any]]) -> str:
 
 def _about(name: str) -> dict[str, Any]:
     """The facts about a model's training."""
-    return json.loads((model_folder(name) / PIPELINE_FILE).read_text())["about"]
+    return json.loads((model_folder(name) / PIPELINE_FILE).read_text(encoding="utf-8"))["about"]
 
 
 def _teachers(names: Sequence[str]) -> str:
@@ -189,7 +189,7 @@ def main() -> None:
     options = parser.parse_args()
     recipe = read_recipe(options.run)
     bundle = load_bundle(options.run, fold=False)
-    kept = json.loads((RESULTS / recipe.title / f"seed{recipe.seed}.json").read_text())
+    kept = json.loads((RESULTS / recipe.title / f"seed{recipe.seed}.json").read_text(encoding="utf-8"))
     origin, refit = _origin(recipe), ""
     if recipe.refit:
         what = "valid" + "".join(f"'s {modality}" for modality in recipe.training.only[:1])

@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     fitted = load_bundle(options.run).decision
     path = SHIPPED / PIPELINE_FILE
-    content = json.loads(path.read_text())
+    content = json.loads(path.read_text(encoding="utf-8"))
     content["decision"] = with_speakers(Decision.from_json(content["decision"]), fitted).to_json()
     write_text(path, json.dumps(content, indent=2) + "\n")
     print(f"{path}: read by speaker: {', '.join(fitted.speakers)}")

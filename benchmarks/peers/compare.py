@@ -44,6 +44,8 @@ OURS = {
     "mmolre-both": "MMoLRE, both tasks",
     "mmolre-taught": "MMoLRE, both tasks, taught across folds",
 }
+THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""As many for both, where nothing is set: CPU seconds count those of all threads."""
 FIRST_SEED = 1111
 """MMSA's own first one."""
 FOLDS = 5
@@ -116,13 +118,13 @@ def ours(of: Path, features: Path, name: str, seed: int, folder: Path, epochs: i
 def peer(python: Path, features: Path, name: str, seed: int, out: Path, epochs: int, patience: int) -> dict[str, Any]:
     """Train and score one of MMSA's models in its own environment."""
     command = [python, HERE / "peer.py", features / "mmsa.pkl", name, seed, out, "--epochs", epochs]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment = THREADS | {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
         [str(part) for part in [*command, "--patience", patience]], env=environment, capture_output=True, text=True
     )
     if done.returncode:
         raise SystemExit(f"{name}, seed {seed}: {done.stderr[-2000:]}")
-    return json.loads(out.read_text())
+    return json.loads(out.read_text(encoding="utf-8"))
 
 
 def features_digest(folder: Path) -> str:
@@ -190,7 +192,7 @@ def main() -> None:
                     made = peer(options.python.absolute(), options.features, name, seed, beside, *limits)
                     beside.unlink()
                 write_text(path, json.dumps(made | {"of": made_of}))
-            kept = json.loads(path.read_text())
+            kept = json.loads(path.read_text(encoding="utf-8"))
             if other := [key for key in made_of if kept.get("of", {}).get(key) != made_of[key]]:
                 raise SystemExit(f"{path} is of another {' and '.join(other)}: give another --out, or delete it")
             results.setdefault(name, []).append(kept)
