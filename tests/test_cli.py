@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -416,13 +417,13 @@ def test_standard_output_on_a_full_disk_or_closed(arguments):
 
 
 def test_a_reader_that_has_seen_enough():
-    command = f"{sys.executable} -m mmolre.cli encoders list | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m mmolre.cli encoders list | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_standard_output_that_is_closed():
-    command = f"{sys.executable} -m mmolre.cli encoders list >&-"
+    command = f"{shlex.quote(sys.executable)} -m mmolre.cli encoders list >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 

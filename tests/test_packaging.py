@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -21,7 +22,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 def pip(*arguments: object) -> None:
-    command = [sys.executable, "-m", "pip", *map(str, arguments), "--quiet", "--no-deps", "--disable-pip-version-check"]
+    own = ("--isolated", "--quiet", "--no-deps", "--disable-pip-version-check")
+    command = [sys.executable, "-m", "pip", *map(str, arguments), *own]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -146,9 +148,10 @@ PICKLES = [r"\bimport (c?pickle|dill|joblib|shelve)\b", r"\btorch\.lo" + "ad\\("
 
 def tree() -> list[Path]:
     """Files that are the project's: what git knows, or all but what tools leave where there is no git."""
-    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if done.returncode == 0 and done.stdout:
-        names = [ROOT / name for name in done.stdout.split("\0") if name]
+    listing = ["git", "ls-files", "-z"]
+    known = subprocess.run(listing, cwd=ROOT, capture_output=True, text=True).stdout if shutil.which("git") else ""
+    if known:
+        names = [ROOT / name for name in known.split("\0") if name]
     else:
         left = (".git", ".venv", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis")
         names = [p for p in ROOT.rglob("*") if not set(p.relative_to(ROOT).parts) & set(left)]
@@ -181,10 +184,8 @@ def test_nothing_is_unpickled(pattern):
 
 
 def test_files_are_small_and_of_known_kinds():
-    kinds = {"", ".py", ".md", ".toml", ".txt", ".yaml", ".json", ".jsonl", ".ogg", ".safetensors", ".svg", ".sh"} | {
-        ".html",
-        ".png",
-    }
+    kinds = {"", ".py", ".md", ".toml", ".txt", ".yaml", ".json", ".jsonl", ".ogg", ".safetensors", ".svg", ".sh"}
+    kinds |= {".html", ".png", ".typed"}
     for path in tree():
         kept = path.suffix == ".npz" and path.parent.parent.name == "experiments"  # scripts/keep_runs.py
         assert kept or path.suffix in kinds or path.name.startswith("."), path

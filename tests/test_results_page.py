@@ -1,5 +1,6 @@
 """The results page's sections on experiments, from small records of ours."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -72,10 +73,11 @@ def test_claims_that_hold_and_that_do_not(scripts, tmp_path):
     assert "#### Against: Hard sharing" in told
     assert "![Comparison](figures/compare-mosei.svg)" in told
     assert (tmp_path / "docs/figures/compare-mosei.svg").exists()
-    COMPARED["better"]["mmolre"]["hard"]["sentiment.mae"] |= {"delta": 0.01}
-    keep(scripts, tmp_path, "compare", COMPARED)
+    held = copy.deepcopy(COMPARED)
+    held["better"]["mmolre"]["hard"]["sentiment.mae"] |= {"delta": 0.01}
+    keep(scripts, tmp_path, "compare", held)
     assert page(scripts, tmp_path).count("**held by these trainings**") == 1
-    keep(scripts, tmp_path, "compare", COMPARED | {"resampled": table.UTTERANCES_AND_SEEDS})
+    keep(scripts, tmp_path, "compare", held | {"resampled": table.UTTERANCES_AND_SEEDS})
     assert page(scripts, tmp_path).count("**held**") == 1
 
 

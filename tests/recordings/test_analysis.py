@@ -117,6 +117,7 @@ def test_no_markup_reaches_the_report(analysed):
 
 
 def test_pandas(analysed):
+    pytest.importorskip("pandas", reason="the extra `analyze` is not installed")
     frame = analysed[0].to_pandas()
     assert list(frame.columns) == list(COLUMNS)
     assert len(frame) == 6
