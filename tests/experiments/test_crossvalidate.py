@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mmolre import EMOTIONS, UserError, Utterance
 from mmolre.cli import app
-from mmolre.data.manifest import read_manifest
+from mmolre.data.manifest import ManifestWarning, read_manifest
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.experiments import crossvalidate as module
 from mmolre.experiments.crossvalidate import crossvalidate, deal, result_table
@@ -272,7 +272,7 @@ def test_further_rows_of_who_is_held_out_are_left_out_there(videos, recipe, tmp_
         raise InterruptedRunError
 
     where = Where([videos], tmp_path / "out")
-    with pytest.raises(InterruptedRunError):
+    with pytest.raises(InterruptedRunError), pytest.warns(ManifestWarning, match="each is read as one recording"):
         crossvalidate(recipe, where, by="recording", folds=3, further=[more], tell=told.append)
     held = {u.id for u in deal(list(read_manifest(videos)), "recording", 3)[0].held_out}
     videos_held = {u.video_id for u in read_manifest(videos) if u.id in held}

@@ -76,9 +76,17 @@ def flops(model: MMoLRE) -> int:
     return counter.get_total_flops()
 
 
+def _drawn(config: ModelConfig) -> MMoLRE:
+    """A model of random weights, those of encoders that adapt included: as many products as with their own."""
+    model = MMoLRE(config)
+    for parameter in model.uppers.parameters():
+        torch.nn.init.normal_(parameter, std=0.02)
+    return model
+
+
 class _Step:
     def __init__(self, measured: Measured, device: str) -> None:
-        self.model = MMoLRE(measured.config).to(device).train()
+        self.model = _drawn(measured.config).to(device).train()
         self.objective = Objective(measured.objective, measured.config.tasks).to(device)
         self.batch = _random_batch(self.model, BATCH)
         every = [*self.model.parameters(), *self.objective.parameters()]

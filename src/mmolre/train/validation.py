@@ -85,6 +85,8 @@ class Validator:
             train_sentiment_median=self.train_sentiment_median,
         )
         errors = sentiment_error_quantiles(predicted, sentiment, raw.modalities)
+        if self.recipe.training.keep == "last":
+            self._undefined = set()  # nothing is chosen
         if self._undefined is None:
             perfect = evaluate_predictions(
                 sentiment_pred=np.nan_to_num(sentiment),
