@@ -189,3 +189,10 @@ def test_pieces_of_one_sound_in_two_splits_are_a_leak(tmp_path):
     path.write_text("id,text,audio,start,end,split\na,x,s.wav,0,1,train\nb,y,s.wav,1,2,test\nc,z,t.wav,0,1,test\n")
     warnings = inspect_manifest(path)["warnings"]
     assert [w for w in warnings if w.startswith("1 videos are in more than one split, e.g. a (train) and b (test)")]
+
+
+def test_a_split_of_one_label_is_told_of(tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text("id,text,split,sentiment\na,x,train,1\nb,y,valid,2\nc,z,valid,2\nd,w,test,1\ne,v,test,2\n")
+    told = [w for w in inspect_manifest(path)["warnings"] if "undefined" in w]
+    assert told == ["the sentiment of all 2 labelled rows of valid is 2: a correlation is undefined there"]

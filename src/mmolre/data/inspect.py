@@ -59,6 +59,11 @@ def _labels(rows: Sequence[Utterance], warnings: list[str]) -> dict[str, Any]:
         of = [row for row in rows if row.split == split]
         values = np.array([row.sentiment for row in of if row.sentiment is not None])
         counts = np.bincount(np.rint(values).astype(int) + 3, minlength=7) if len(values) else np.zeros(7, int)
+        if split in ("valid", "test") and len(values) and np.ptp(values) == 0:
+            warnings.append(
+                f"the sentiment of all {len(values)} labelled rows of {split_name} is {values[0]:g}: a correlation is "
+                "undefined there"
+            )
         sentiment[split_name] = {"labelled": len(values), "histogram": counts.tolist()}
         for place, name in enumerate(EMOTIONS):
             known = [row.emotions[place] for row in of if row.emotions[place] is not None]
