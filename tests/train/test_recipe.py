@@ -179,3 +179,11 @@ def test_yaml_s_own_ways_to_say_it_again_are_none(tmp_path):
     recipe = load_recipe(path)
     assert recipe.encoders["audio"].layers == (-1,)
     assert recipe.encoders["audio"].source == "whisper-tiny-en"
+
+
+def test_aliases_of_aliases_are_looked_at_once(tmp_path):
+    path = tmp_path / "r.yaml"
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60)), "name: a"]
+    path.write_text("\n".join(lines))  # 2 ** 60 leaves
+    with pytest.raises(UserError, match="unknown key a"):
+        load_recipe(path)

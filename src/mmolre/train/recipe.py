@@ -359,16 +359,22 @@ def _read_yaml(text: str) -> Any:
     """``yaml.safe_load``, but a key that is given twice is an error: the first one's values would be dropped."""
     import yaml
 
+    checked: set[yaml.Node] = set()  # an alias is the node itself: each is looked at once
+
     def check(node: Any) -> None:
+        if node in checked:
+            return
+        checked.add(node)
         if isinstance(node, yaml.SequenceNode):
             for part in node.value:
                 check(part)
         elif isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
-                seen |= {key.value} if isinstance(key, yaml.ScalarNode) else set()
+                if isinstance(key, yaml.ScalarNode):
+                    if key.value in seen:
+                        raise yaml.MarkedYAMLError(problem=f"{key.value!r} is given twice", problem_mark=key.start_mark)
+                    seen.add(key.value)
                 check(value)
 
     check(yaml.compose(text, yaml.SafeLoader))
