@@ -72,7 +72,11 @@ def test_a_missing_file(tmp_path, name):
     assert one_line(error) == f"{tmp_path} holds no model: {name} is missing"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"{}", b'{"modalities": {"text": {"width": 0}}}'])
+NO_ENCODER = b'{"modalities": {"text": {"width": 4, "adapted": {"config": {}, "first": 0, "states": [1]}}}}'
+DAMAGED = [b"", b"{", b"\xff\xfe", b"[]", b"{}", b'{"modalities": {"text": {"width": 0}}}', NO_ENCODER]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_a_damaged_config(tmp_path, content):
     tiny_model().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_bytes(content)

@@ -229,7 +229,10 @@ class MMoLRE(nn.Module):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise UserError(f"{folder / CONFIG_FILE}: {where}: {first['msg']}") from None
-        model = cls(config)
+        try:
+            model = cls(config)
+        except UserError as error:  # of an encoder that adapts
+            raise UserError(f"{folder / CONFIG_FILE}: {error}") from None
         try:
             load_saved(model, {k: v.float() for k, v in state.items()})
         except RuntimeError as error:
