@@ -45,7 +45,8 @@ class Validator:
 
     def __init__(self, recipe: Recipe, tasks: Sequence[str], rows: Rows, train_sentiment_median: float | None) -> None:
         self.recipe, self.tasks, self.rows, self.train_sentiment_median = recipe, tasks, rows, train_sentiment_median
-        self._undefined: set[str] | None = None
+        # Those of ``primary``; None: not known yet. Where the last epoch is kept, nothing is chosen.
+        self._undefined: set[str] | None = set() if recipe.training.keep == "last" else None
         truths = zip(("sentiment", "emotion"), targets(rows.utterances), strict=True)
         self.truths = tuple(
             t.numpy().astype(np.float64) if task in tasks else np.full(t.shape, np.nan) for task, t in truths
@@ -85,8 +86,6 @@ class Validator:
             train_sentiment_median=self.train_sentiment_median,
         )
         errors = sentiment_error_quantiles(predicted, sentiment, raw.modalities)
-        if self.recipe.training.keep == "last":
-            self._undefined = set()  # nothing is chosen
         if self._undefined is None:
             perfect = evaluate_predictions(
                 sentiment_pred=np.nan_to_num(sentiment),

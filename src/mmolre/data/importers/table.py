@@ -178,7 +178,7 @@ def _utterance(values: dict[str, Any], where: str, path: Path, options: TableOpt
     split = as_split(get("split"), where)
     if split is None and options.folds is not None:
         # Pieces of one sound stay together, as those of a video do: they share its speaker and its room.
-        whole = video or (audio if audio is not None and start is not None and end is not None else None) or key
+        whole = video or (audio if start is not None and end is not None else None) or key
         group = {"id": key, "video_id": whole, "speaker": speaker or whole}[options.group]
         split = split_of(group, options.folds)
     return Utterance(
