@@ -247,12 +247,19 @@ def peers(content: Mapping[str, Any]) -> Page:
         f"same frozen features for all, {trained}, at most {content['budget']['epochs']} epochs, patience "
         f"{content['budget']['patience']}, the epoch with the lowest MAE on valid. CPU "
         "seconds, one thread, from features; the machine was shared: read the ratios. "
+        f"{_constant(content)}"
         "[benchmarks/peers](../benchmarks/peers/README.md) says how MMSA is run.",
         "",
         *_table(heads, body),
         *verdicts,
         "",
     ]
+
+
+def _constant(content: Mapping[str, Any]) -> str:
+    """What a predictor has that learned the median of the training labels alone; older records do not say it."""
+    known = content.get("train_median")
+    return f"The median of the training labels, always, has MAE {known['sentiment.mae']:.4f}. " if known else ""
 
 
 def _interval(other: Mapping[str, Any], own: Mapping[str, Any]) -> str:

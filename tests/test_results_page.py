@@ -183,7 +183,10 @@ def test_conflict_efficiency_peers(scripts, tmp_path):
     # By hand: .01 of .62, its standard error (.0002 / 2 + .0002 / 2) ** .5, 4.303 of these with 2 degrees of freedom.
     rows["mmolre"]["metrics"] = {"sentiment.mae": metric(0.60, 0.62)}
     rows["tfn"]["metrics"] = {"sentiment.mae": metric(0.61, 0.63)}
-    keep(scripts, tmp_path, "peers", about | {"features": ["words"], "rows": rows}, "")
+    assert "always, has MAE" not in page(scripts, tmp_path)
+    more = {"features": ["words"], "train_median": {"sentiment.mae": 0.8125}, "rows": rows}
+    keep(scripts, tmp_path, "peers", about | more, "")
+    assert "The median of the training labels, always, has MAE 0.8125. " in page(scripts, tmp_path)
     assert "CMU-MOSEI's words, without audio (9 to train" in page(scripts, tmp_path)
     assert "**did not hold** (+1.6%; 95 % over seeds -8.2% to +11.4%)" in page(scripts, tmp_path)
 

@@ -167,10 +167,13 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     rows = read_manifest(options.features / "manifest.csv")
     truth = np.array([u.sentiment for u in rows if u.split == "test"], np.float64)
+    learned_from = [u.sentiment for u in rows if u.split == "train" and u.sentiment is not None]
+    constant = np.full(len(truth), statistics.median(learned_from))
     about = {
         "seeds": options.seeds,
         "features": sorted(load_recipe(options.recipe).features),
         "utterances": {s: sum(u.split == s for u in rows) for s in ("train", "valid", "test")},
+        "train_median": {"sentiment.mae": sentiment_metrics(constant, truth)["mae"]},
         "budget": {"epochs": options.epochs, "patience": options.patience},
         "versions": versions() | {"MMSA": "2.2.1"},
     }
