@@ -313,6 +313,11 @@ def test_bad_manifests(run, tiny_run, recipe, tmp_path, make, fragment):
     assert not Path("run/model").exists()
 
 
+@pytest.mark.parametrize("given", ["I am glad", "talk.mp4"])
+def test_what_is_typed_first(run, given):
+    refused(run("predict", given, "--json"), f"told what {shlex.quote(given)} is: --text for words, --audio for a file")
+
+
 @pytest.mark.parametrize(("make", "fragment"), BAD_UTTERANCES.values(), ids=BAD_UTTERANCES)
 def test_bad_utterances(run, tiny_run, tmp_path, make, fragment):
     arguments = make(tmp_path)

@@ -324,6 +324,16 @@ def _wait_asleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def _refuse_bare_input(arguments: list[str]) -> None:
+    """What is typed first, and would be called an unrecognized option: words or a file without their option."""
+    if arguments[:1] == ["predict"] and arguments[1:] and not arguments[1].startswith("-"):
+        given = shlex.quote(arguments[1])
+        raise UserError(
+            f"predict needs to be told what {given} is: --text for words, --audio for a file with one utterance; "
+            "a whole recording is for mmolre analyze FILE"
+        )
+
+
 def _needs_data(data: tuple[Path, ...]) -> None:
     if not data:
         raise UserError("no data: name a manifest with --data FILE (.csv, .jsonl or .parquet)")
@@ -341,6 +351,7 @@ def main() -> None:
             print(f"mmolre {mmolre.__version__}")
             code = 0
         else:
+            _refuse_bare_input(sys.argv[1:])
             try:
                 code = app.cli(prog="mmolre", description=description, config=(DisallowNone, FlagCreatePairsOff))
             except SystemExit as end:  # help and bad usage

@@ -213,9 +213,13 @@ class TestFolder:
         ]
         assert dict(summary.dropped) == {
             "b.mp3": "another recording has this name",
-            "none.wav": "its .srt has no cue with words",
+            "none.wav": "its .srt has no cue with words that lasts",
         }
-        assert summary.notes == ["1 recordings have no words beside them"]
+        where = tmp_path / "deep" / "a.srt"
+        assert summary.notes == [
+            "1 recordings have no words beside them",
+            f"1 cues end no later than they begin and are left out, e.g. 'Nothing lasts.' in {where}",
+        ]
 
     def test_words_as_editors_save_them(self, tmp_path):
         for name, content in (("a.txt", "So\rgood."), ("b.srt", SRT.replace("\n", "\r\n"))):

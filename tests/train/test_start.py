@@ -9,6 +9,7 @@ from mmolre.bundle import SHIPPED, load_bundle
 from mmolre.data.batching import collate
 from mmolre.data.dataset import Rows
 from mmolre.encoders.weights import DEFAULTS, SOURCES, find
+from mmolre.evaluate.decision import Decision
 from mmolre.model.config import ModelConfig
 from mmolre.schema import Utterance
 from mmolre.train.named import find_recipe
@@ -210,6 +211,31 @@ def test_what_an_encoder_had_learned_is_lost_where_it_is_frozen(tiny_encoders, t
     made(adapting(tiny_encoders, adapt="full", upper=1)).save_pretrained(tmp_path / "tuned")
     with pytest.warns(UserWarning, match="layers of the text encoder had learned; here it is frozen"):
         made(adapting(tiny_encoders).model_copy(update={"start_from": str(tmp_path / "tuned")}))
+
+
+def test_another_encoder_of_the_same_width_is_told_of(tiny_encoders, tmp_path):
+    """The weights fit, and say nothing: only the names of the encoders do."""
+    recipe = adapting(tiny_encoders)
+    here = make_sources(recipe)["text"]
+    model = made(recipe)
+    model.save_pretrained(tmp_path / "model")
+    begun = recipe.model_copy(update={"start_from": str(tmp_path / "model")})
+
+    def trained_with(source: str) -> None:
+        decision = Decision(late=False, calibration={}, thresholds={}).to_json()
+        about = {
+            "encoders": {"text": {"source": source}},
+            "decision": decision,
+            "about": {},
+        }
+        (tmp_path / "model" / "pipeline.json").write_text(json.dumps(about))
+
+    trained_with(here.source)
+    made(begun)
+    trained_with("another")
+    with pytest.warns(UserWarning, match=f"learned to read text as another gives it, here {here.source} does"):
+        made(begun)
+    made(begun.model_copy(update={"start_fresh": ("text",)}))
 
 
 @pytest.mark.encoders

@@ -117,8 +117,23 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
             )
         model.inputs[name].norm.fit(values)  # type: ignore[union-attr, operator]
     if recipe.start_from:
+        _warn_of_other_encoders(recipe.start_from, sources, recipe.start_fresh)
         take_weights(model, recipe.start_from, recipe.start_fresh)
     return model
+
+
+def _warn_of_other_encoders(name: str, sources: Mapping[str, Source], fresh: Sequence[str]) -> None:
+    """Of the same width, another encoder fits the weights; what they have learned to read, it does not say."""
+    folder = earlier_model("start_from", name)
+    before = read_pipeline(folder)[2] if (folder / PIPELINE_FILE).exists() else {}
+    for modality in sorted((set(before) & set(sources)) - set(fresh)):
+        there, here = before[modality].get("source"), sources[modality].source
+        if there != here:
+            warnings.warn(
+                f"start_from: {name} has learned to read {modality} as {there} gives it, here {here} does: if that is "
+                f"another encoder, name {modality} in start_fresh",
+                stacklevel=3,
+            )
 
 
 def _warn_of_learned_valid(recipe: Recipe) -> None:

@@ -25,30 +25,35 @@ def import_folder(sources: Sequence[Path], out: Path) -> ImportSummary:
     rows: dict[str, Utterance] = {}
     dropped: list[tuple[str, str]] = []
     inputs: list[Path] = []
+    fleeting: list[str] = []
     files = [path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file()]
     for path in sorted(files, key=lambda path: (MEDIA_SUFFIXES.index(path.suffix.lower()), path)):
         name = path.relative_to(folder).with_suffix("").as_posix()
-        found = list(_utterances(path, name, inputs))
+        found = list(_utterances(path, name, inputs, fleeting))
         if name in rows or f"{name}#1" in rows or any(row.id in rows for row in found):
             dropped.append((str(path.relative_to(folder)), "another recording has this name"))
             continue
         if not found:
-            dropped.append((str(path.relative_to(folder)), "its .srt has no cue with words"))
+            dropped.append((str(path.relative_to(folder)), "its .srt has no cue with words that lasts"))
         rows |= {row.id: row for row in found}
     if not files:
         raise UserError(f"{folder}: no recording there: expected {_EXPECTED}")
     utterances = sorted(rows.values(), key=lambda row: (row.video_id or "", row.start or 0.0))
     silent = sum(row.text is None for row in utterances)
     notes = [f"{silent} recordings have no words beside them"] if silent else []
+    if fleeting:
+        notes.append(f"{len(fleeting)} cues end no later than they begin and are left out, e.g. {fleeting[0]}")
     return finish("folder", utterances, out, audio_root=folder, dropped=dropped, notes=notes, inputs=inputs)
 
 
-def _utterances(path: Path, name: str, inputs: list[Path]) -> Iterator[Utterance]:
+def _utterances(path: Path, name: str, inputs: list[Path], fleeting: list[str]) -> Iterator[Utterance]:
     for suffix in (".srt", ".SRT"):
         subtitles = path.with_suffix(suffix)
         if subtitles.is_file():
             inputs.append(subtitles)
-            lasting = (cue for cue in subtitle_cues(read_text(subtitles), str(subtitles)) if cue.start < cue.end)
+            cues = list(subtitle_cues(read_text(subtitles), str(subtitles)))
+            fleeting += [f"{cue.text[:40]!r} in {subtitles}" for cue in cues if cue.start >= cue.end]
+            lasting = (cue for cue in cues if cue.start < cue.end)
             for number, (start, end, words, _) in enumerate(lasting, 1):
                 yield Utterance(
                     f"{name}#{number}", text=words, audio=path, start=start, end=end, cut=True, video_id=name
