@@ -1,15 +1,18 @@
 import csv
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from mmolre import UserError
+from mmolre import EMOTIONS, UserError
 from mmolre.data.cache import FeatureCache
 from mmolre.data.feature_file import write_feature_file
 from mmolre.data.manifest import read_manifest
-from mmolre.experiments import run, runs, table
+from mmolre.experiments import run, runs, table, variants
 from mmolre.experiments.runs import Where
 from mmolre.train.loop import InterruptedRunError
 from mmolre.train.recipe import Recipe
@@ -167,15 +170,67 @@ def test_the_versions_are_those_of_the_runs(recipe, where):
     assert found == kept | {"torch": f"1.0, {kept['torch']}"}
 
 
-def test_what_cannot_be_scored_is_not_trained(recipe, where, tmp_path, monkeypatch):
+def changed_corpus(folder: Path, change: Callable[[int, dict[str, Any]], dict[str, Any]]) -> Path:
+    """The tiny corpus with changes of some rows: number and row -> what is other of it."""
+    manifest = write_corpus(folder)
+    with manifest.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return write_rows(manifest, [row | change(number, row) for number, row in enumerate(rows)])
+
+
+NO_EMOTIONS = dict.fromkeys(EMOTIONS, "")
+
+
+@pytest.mark.parametrize(
+    ("of", "without", "only", "message"),
+    [
+        ("test", {"sentiment": ""}, ("single",), "no row of split 'test' with text or audio .* labelled for sentiment"),
+        ("test", NO_EMOTIONS, ("single",), "no row of split 'test' with .* labelled for emotion, as 'Single-task mod"),
+        ("valid", NO_EMOTIONS, ("hard", "single"), "no row of split 'valid' with .* labelled for emotion, as 'Single-"),
+        ("train", NO_EMOTIONS, ("single",), "no row of split 'train' with text or audio in it is labelled for emotion"),
+    ],
+)
+def test_what_cannot_be_learned_or_scored_is_not_begun(
+    recipe, where, tmp_path, monkeypatch, of, without, only, message
+):
     monkeypatch.setattr(runs, "train", no_training)
-    rows = [{"id": "a", "split": "train", "text": "so", "sentiment": 1}, {"id": "b", "split": "test", "text": "so"}]
-    manifest = write_rows(tmp_path / "m.csv", [rows[0], rows[1] | {"sentiment": ""}])
-    with pytest.raises(UserError, match="no row of split 'test' is labelled for sentiment"):
-        run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("single",))
-    with_sentiment = write_rows(tmp_path / "n.csv", [rows[0], rows[1] | {"sentiment": 1}])
-    with pytest.raises(UserError, match="no row of split 'test' is labelled for emotion"):
-        run.compare([recipe], where._replace(data=[with_sentiment], out=tmp_path / "b"), seeds=1, only=("single",))
+    manifest = changed_corpus(tmp_path, lambda _, row: without if row["split"] == of else {})
+    with pytest.raises(UserError, match=message):
+        run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=only)
+    assert not where.out.exists()
+
+
+def test_rows_that_read_nothing_in_common_are_not_trained(recipe, where, tmp_path, monkeypatch):
+    def in_turn(number: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {"audio" if number % 2 else "text": ""} if row["text"] and row["audio"] else {}
+
+    def silent(_: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {"audio": "", "text": "so good"} if row["split"] == "test" else {}
+
+    def untold(_: int, row: dict[str, Any]) -> dict[str, Any]:
+        return {"sentiment": ""} if row["split"] == "test" and row["text"] and row["audio"] else {}
+
+    monkeypatch.setattr(runs, "train", no_training)
+    some = ("mmolre", "no-text", "no-audio")
+    either = changed_corpus(tmp_path / "either", in_turn)
+    alone = "no row of split 'test' that is labelled for .* can be read by all of 'MMoLRE, whole', 'without text'"
+    with pytest.raises(UserError, match=alone):
+        run.ablate(recipe, where._replace(data=[either]), seeds=1, only=some)
+    without_sound = changed_corpus(tmp_path / "silent", silent)
+    with pytest.raises(UserError, match=r"no row of split 'test' with audio in it is labelled .* 'without text' needs"):
+        run.ablate(recipe, where._replace(data=[without_sound]), seeds=1, only=some)
+    unlabelled = changed_corpus(tmp_path / "untold", untold)
+    with pytest.raises(UserError, match="that is labelled for sentiment can be read by all of"):
+        run.ablate(variants.only_task(recipe, "sentiment"), where._replace(data=[unlabelled]), seeds=1, only=some)
+
+
+def test_finished_runs_ask_for_nothing_to_learn_from(recipe, where, tmp_path, monkeypatch):
+    manifest = write_corpus(tmp_path)
+    run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("hard",))
+    changed_corpus(tmp_path, lambda _, row: {"sentiment": ""} | NO_EMOTIONS if row["split"] == "train" else {})
+    (where.out / "data.json").unlink()
+    monkeypatch.setattr(runs, "train", no_training)
+    run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("hard",))
 
 
 def test_the_table_does_not_wait_for_the_costs(recipe, where, monkeypatch):

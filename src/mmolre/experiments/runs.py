@@ -18,6 +18,7 @@ from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
 from mmolre.experiments.variants import Row
 from mmolre.files import write_text
 from mmolre.model.mmolre import WEIGHTS_FILE
+from mmolre.schema import SPLITS, Utterance
 from mmolre.train.loop import LOG_FILE
 from mmolre.train.recipe import RECIPE_FILE, Recipe, holds
 from mmolre.train.run import Callbacks, train, write_failed
@@ -100,12 +101,13 @@ def run_all(
         how many rows of the data could not be used (the largest of any run).
 
     Raises:
-        UserError: bad data; ``out`` holds an experiment on other data.
+        UserError: bad data, such by which a model cannot be trained or scored, or not all be compared; ``out`` holds
+            an experiment on other data, or a run of another recipe.
         InterruptedRunError: the callbacks asked to stop; the same call goes on later.
     """
-    claim(where, [recipe for row in rows for recipe in row.parts.values()])
     planned = list(jobs(rows, seeds, where.out))
-    _check_test(planned, where)
+    _check_data(planned, where)
+    claim(where, [recipe for row in rows for recipe in row.parts.values()])
     failed = 0
     for number, job in enumerate(planned, 1):
         if not is_finished(job):
@@ -115,6 +117,17 @@ def run_all(
         if number == len(planned) or planned[number].seed != job.seed:
             after_seed(job.seed + 1)
     return failed
+
+
+def modalities_of(recipe: Recipe) -> tuple[str, ...]:
+    """What a recipe's models read."""
+    return (*recipe.encoders, *recipe.features)
+
+
+def is_usable(utterance: Utterance, modalities: Sequence[str], tasks: Sequence[str]) -> bool:
+    """Whether it claims to have one of the modalities, and is labelled for one of the tasks."""
+    has, labelled = set(utterance.modalities), set(utterance.labelled_for)
+    return not has.isdisjoint(modalities) and not labelled.isdisjoint(tasks)
 
 
 def facts(folder: Path) -> RunFacts:
@@ -180,14 +193,30 @@ def _digest(manifest: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_test(planned: Sequence[Job], where: Where) -> None:
-    """See before anything is trained that each model can be scored."""
-    rows = read_manifests(where.data, audio_root=where.audio_root)
-    labelled = {task for u in rows if u.split == "test" for task in u.labelled_for}
-    for job in planned:
-        if labelled.isdisjoint(job.recipe.model.tasks):
-            named, tasks = ", ".join(map(str, where.data)), " or ".join(job.recipe.model.tasks)
-            raise UserError(f"{named}: no row of split 'test' is labelled for {tasks}: there is nothing to score on")
+def _check_data(planned: Sequence[Job], where: Where) -> None:
+    """See before anything is trained that each model can be trained and scored, and all be compared."""
+    left = [job for job in planned if not is_finished(job)]
+    if not left:
+        return
+    utterances = read_manifests(where.data, audio_root=where.audio_root)
+    named = ", ".join(map(str, where.data))
+    splits = {split: [u for u in utterances if u.split == split] for split in SPLITS}
+    for job in left:
+        reads, tasks = modalities_of(job.recipe), job.recipe.model.tasks
+        for split, rows in splits.items():
+            if not any(is_usable(u, reads, tasks) for u in rows):
+                raise UserError(
+                    f"{named}: no row of split {split!r} with {' or '.join(reads)} in it is labelled for "
+                    f"{' or '.join(tasks)}, as {job.row.title!r} needs: label some, or compare without it"
+                )
+    sets = {modalities_of(job.recipe) for job in planned}
+    learned = tuple(dict.fromkeys(task for job in planned for task in job.recipe.model.tasks))
+    if not any(all(is_usable(u, reads, learned) for reads in sets) for u in splits["test"]):
+        titles = ", ".join(dict.fromkeys(repr(job.row.title) for job in planned))
+        raise UserError(
+            f"{named}: no row of split 'test' that is labelled for {' or '.join(learned)} can be read by all of "
+            f"{titles}: there is nothing to compare them on; name fewer of them with --only"
+        )
 
 
 def _run(job: Job, where: Where) -> int:

@@ -166,15 +166,20 @@ def common_keys(all_scored: Iterable[Scored]) -> list[Key]:
     """The utterances that every one of several :class:`Scored` has, in the order of the first.
 
     Raises:
-        UserError: there are none, or their labels differ: they are not of the same data.
+        UserError: there are none; or their labels differ: they are not of the same data.
     """
     several = list(all_scored)
     others = [set(scored.keys) for scored in several[1:]]
     keys = [key for key in several[0].keys if all(key in other for other in others)]
+    if not keys:
+        raise UserError(
+            "no utterance of test was scored by all of the runs, which read different modalities, or different data: "
+            "compare fewer of them (--only), or give another --out"
+        )
     truths = [(s.true_sentiment, s.true_emotions) for s in (scored.at(keys) for scored in several)]
     same = all(np.array_equal(a, b, equal_nan=True) for t in truths[1:] for a, b in zip(truths[0], t, strict=True))
-    if not keys or not same:
-        raise UserError("the runs were scored on different data: their test rows or labels differ; give another --out")
+    if not same:
+        raise UserError("the runs were scored on different data: the labels of test rows differ; give another --out")
     return keys
 
 
