@@ -58,10 +58,10 @@ def heat_maps(path: Path, title: str, cells: Mapping[tuple[int, int], Mapping[st
     """A panel per metric: N across, k upwards, the value in each cell; darker is better, the best one framed.
 
     Args:
-        cells: (N, k) -> dotted metric -> ``{"mean": …}``.
+        cells: (N, k) -> dotted metric -> ``{"mean": …}``; a metric that is NaN in all of them has no panel.
     """
     plt = pyplot()
-    keys = [key for key in SHOWN if any(key in metrics for metrics in cells.values())]
+    keys = [key for key in SHOWN if any(key in m and not np.isnan(m[key]["mean"]) for m in cells.values())]
     experts, top_k = sorted({n for n, _ in cells}), sorted({k for _, k in cells})
     columns = min(4, len(keys))
     lines = -(-len(keys) // columns)

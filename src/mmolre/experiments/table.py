@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmolre.bundle import MODEL_FOLDER
+from mmolre.errors import UserError
 from mmolre.evaluate.report import PRIMARY, direction
 from mmolre.experiments import bootstrap, cost
 from mmolre.experiments.runs import Job, facts, jobs
@@ -50,7 +51,7 @@ def collect(
         over the seeds; ``resampled``: of what, in words.
 
     Raises:
-        UserError: a run's files are damaged or of other data.
+        UserError: a run's files are damaged or of other data; no row has any metric.
     """
     scored: dict[str, list[Scored]] = {row.name: [] for row in rows}
     seen: dict[str, list[Any]] = {row.name: [] for row in rows}
@@ -63,6 +64,11 @@ def collect(
     keys = common_keys(s for several in scored.values() for s in several)
     scored = {name: [s.at(keys) for s in several] for name, several in scored.items()}
     found = {name: _metrics(several) for name, several in scored.items()}
+    if not any(key in metrics for metrics in found.values() for key in SHOWN):
+        raise UserError(
+            f"{out}: no row has any metric: of the {len(keys)} utterances of test that all can read, none is labelled "
+            "for what they predict; compare fewer rows (--only), or label some"
+        )
     return {
         "seeds": seeds,
         "n": len(keys),
