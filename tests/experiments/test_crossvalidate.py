@@ -14,6 +14,7 @@ from mmolre.cli import app
 from mmolre.data.manifest import ManifestWarning, read_manifest
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.experiments import crossvalidate as module
+from mmolre.experiments import variants
 from mmolre.experiments.crossvalidate import crossvalidate, deal, result_table
 from mmolre.experiments.runs import Where
 from mmolre.train.loop import InterruptedRunError
@@ -236,6 +237,33 @@ def test_stopped_and_going_on(videos, recipe, tmp_path):
     assert whole == content
     with pytest.raises(UserError, match="out holds 3 folds by recording; give another --out"):
         crossvalidate(recipe, where, by="recording", folds=4)
+
+
+def test_what_is_mended_can_be_tried_again(videos, recipe, tmp_path, monkeypatch):
+    def no_training(*_, **__):
+        raise AssertionError("a fold is trained, and another cannot be")
+
+    mended: list[dict] = [
+        {"id": u.id, "text": u.text, "video_id": u.video_id, "sentiment": 1, "happy": 1}
+        for u in read_manifest(videos)
+        if u.text
+    ]
+    write_rows(videos, mended)
+    held = {u.id for u in deal(read_manifest(videos), "recording", 3)[2].held_out}
+    write_rows(videos, [row | {"sentiment": ""} if row["id"] in held else row for row in mended])
+    alone = variants.only_task(recipe, "sentiment")
+    monkeypatch.setattr(module, "train_on", no_training)
+    where = Where([videos], tmp_path / "out")
+    with pytest.raises(UserError, match="fold 2: no utterance of split valid with text or audio in it is labelled"):
+        crossvalidate(alone, where, by="recording", folds=3)
+    assert not where.out.exists()
+    write_rows(videos, mended[:-1])
+    for folds in (2, 3):  # nothing has been trained yet
+        with pytest.raises(AssertionError, match="a fold is trained"):
+            crossvalidate(alone, where, by="recording", folds=folds)
+    write_rows(videos, mended)
+    with pytest.raises(AssertionError, match="a fold is trained"):
+        crossvalidate(alone, where, by="recording", folds=3)
 
 
 def test_further_data_is_learned_and_not_scored(videos, recipe, tmp_path, monkeypatch):

@@ -14,6 +14,7 @@ from mmolre.data.feature_file import write_feature_file
 from mmolre.data.manifest import read_manifest
 from mmolre.experiments import run, runs, table, variants
 from mmolre.experiments.runs import Where
+from mmolre.files import write_text
 from mmolre.train.loop import InterruptedRunError
 from mmolre.train.recipe import Recipe
 from mmolre.train.run import Callbacks, train
@@ -125,6 +126,7 @@ def test_other_features_are_other_data(where, tmp_path):
     manifest = write_rows(tmp_path / "m.csv", [{"id": "a", "text": "so"}])
     where = where._replace(data=[manifest])
     runs.claim(where)
+    write_text(where.out / "runs/hard/seed0/last.safetensors", "begun")
     runs.claim(where)
     for value in (0.0, 1.0):
         write_feature_file(tmp_path / "f.safetensors", [("a", np.full((1, 2), value, np.float32))])
@@ -153,11 +155,30 @@ def test_the_models_that_recipes_begin_with_are_known_by_their_weights(recipe, w
     shutil.copytree(tiny_run.folder / "model", tmp_path / "model")
     begun = recipe.model_copy(update={"start_from": str(tmp_path / "model")})
     runs.claim(where, [begun])
+    write_text(where.out / "runs/hard/seed0/last.safetensors", "begun")
     runs.claim(where, [recipe])  # which begins with none
     weights = tmp_path / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes() + b" ")
     with pytest.raises(UserError, match="holds runs with another"):
         runs.claim(where, [begun])
+    (where.out / "runs/hard/seed0/last.safetensors").unlink()
+    runs.claim(where, [begun])
+
+
+def test_a_folder_without_runs_is_claimed_anew(where, tmp_path):
+    manifest = write_rows(tmp_path / "m.csv", [{"id": "a", "text": "so"}])
+    where = where._replace(data=[manifest])
+    for text in ("so", "so so"):
+        write_rows(manifest, [{"id": "a", "text": text}])
+        runs.claim(where)
+    write_text(where.out / "runs/hard/seed0/predictions-test.jsonl", "")
+    runs.claim(where)
+    write_rows(manifest, [{"id": "a", "text": "so"}])
+    with pytest.raises(UserError, match="other data"):
+        runs.claim(where)
+    (where.out / "data.json").write_text("")
+    with pytest.raises(UserError, match=r"data\.json cannot be read .*: delete it if its runs are"):
+        runs.claim(where)
 
 
 def test_the_versions_are_those_of_the_runs(recipe, where):

@@ -20,7 +20,7 @@ from mmolre.data.manifest import read_manifests
 from mmolre.errors import UserError
 from mmolre.evaluate.report import ON_ITS_OWN, PRIMARY, best_trivial, direction
 from mmolre.evaluate.run import Evaluation, evaluate_on
-from mmolre.experiments.runs import Where, claim
+from mmolre.experiments.runs import Where, claim, claimed, is_usable, modalities_of
 from mmolre.experiments.table import over_seeds, versions_of, write_json
 from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, Utterance
@@ -134,10 +134,11 @@ def crossvalidate(
         tell: a line before each fold.
 
     Raises:
-        UserError: bad data, too few groups, a modality that the recipe does not read; ``out`` holds other folds.
+        UserError: bad data, too few groups, a fold without labels of the recipe's tasks to learn from or to score on, a
+            modality that the recipe does not read; ``out`` holds other folds, or folds of other data.
         InterruptedRunError: the callbacks asked to stop; the same call goes on later.
     """
-    reads = [*recipe.encoders, *recipe.features]
+    reads = modalities_of(recipe)
     if unknown := set(modalities or ()) - set(reads):  # not after an hour of training
         raise UserError(f"{recipe.name} does not read {sorted(unknown)[0]!r}; it reads {', '.join(reads)}")
     held_in_none = {u.id for u in read_manifests(further, audio_root=where.audio_root)}
@@ -149,16 +150,18 @@ def crossvalidate(
     recipes = [_taught_in(number, recipe) for number in range(1, folds + 1)]
     for one in recipes:
         check_teachers(one.teachers)
+    named = ", ".join(map(str, everything))
+    besides = [_of_others(beside, fold, by) for fold in plan]
+    for number, (fold, more) in enumerate(zip(plan, besides, strict=True), 1):
+        _check(recipe, [*fold.learned, *more], fold.held_out, modalities or reads, f"{named}, fold {number}")
     claim(where._replace(data=everything), recipes)
     _claim_folds(where.out, {"by": by, "folds": folds})
-    named = ", ".join(map(str, everything))
     if left := sum(u.split == "test" for u in own):
         tell(f"{left:,} utterances of the split test are left alone")
     scored: list[Evaluation] = []
     failed = 0
-    for number, (fold, own_recipe) in enumerate(zip(plan, recipes, strict=True), 1):
+    for number, (fold, more, own_recipe) in enumerate(zip(plan, besides, recipes, strict=True), 1):
         groups = {_group(u, by) for u in fold.held_out}
-        more = [u for u in beside if _group(u, by) not in groups]
         of = "" if by == "utterance" else f" of {len(groups)} {by}{'s' if len(groups) != 1 else ''}"
         left_out = f", and {len(beside) - len(more)} further ones of the same" if len(more) < len(beside) else ""
         tell(f"fold {number} of {folds}: {len(fold.held_out)} utterances{of} held out{left_out}")
@@ -235,15 +238,38 @@ def _rows(metrics: Mapping[str, Any]) -> list[str]:
 
 def _claim_folds(out: Path, dealt: Mapping[str, Any]) -> None:
     path = out / FOLDS_FILE
-    if not path.exists():
+    if (there := claimed(path)) is None:
         write_text(path, json.dumps(dealt) + "\n")
-    elif (there := json.loads(path.read_text(encoding="utf-8"))) != dealt:
+    elif there != dealt:
         raise UserError(f"{out} holds {there['folds']} folds by {there['by']}; give another --out, or delete it")
+
+
+def _check(
+    recipe: Recipe, learned: Sequence[Utterance], held_out: Sequence[Utterance], scored_by: Sequence[str], named: str
+) -> None:
+    """See before anything is trained that a fold's model can be trained and scored."""
+    reads = modalities_of(recipe)
+    for what, rows, read in (
+        ("to train on", [u for u in learned if u.split == "train"], reads),
+        ("of split valid", [u for u in learned if u.split == "valid"], reads),
+        ("held out", held_out, scored_by),
+    ):
+        if not any(is_usable(u, read, recipe.model.tasks) for u in rows):
+            raise UserError(
+                f"{named}: no utterance {what} with {' or '.join(read)} in it is labelled for "
+                f"{' or '.join(recipe.model.tasks)}; give fewer folds, or more labels"
+            )
 
 
 def _group(utterance: Utterance, by: By) -> Group:
     name = None if by == "utterance" else getattr(utterance, by)
     return (utterance.id, True) if name is None else (name, False)
+
+
+def _of_others(utterances: Sequence[Utterance], fold: Fold, by: By) -> list[Utterance]:
+    """Those that are of no group that the fold holds out."""
+    groups = {_group(u, by) for u in fold.held_out}
+    return [u for u in utterances if _group(u, by) not in groups]
 
 
 def _taught_in(number: int, recipe: Recipe) -> Recipe:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmolre.bundle import MODEL_FOLDER, load_bundle
 from mmolre.data.cache import FeatureCache
@@ -19,6 +19,7 @@ from mmolre.experiments.variants import Row
 from mmolre.files import write_text
 from mmolre.model.mmolre import WEIGHTS_FILE
 from mmolre.schema import SPLITS, Utterance
+from mmolre.train.checkpoint import CHECKPOINT_FILE
 from mmolre.train.loop import LOG_FILE
 from mmolre.train.recipe import RECIPE_FILE, Recipe, holds
 from mmolre.train.run import Callbacks, train, write_failed
@@ -141,11 +142,12 @@ def facts(folder: Path) -> RunFacts:
 def claim(where: Where, recipes: Sequence[Recipe] = ()) -> None:
     """One folder, one data: manifests are known by their content, and that of the feature files they name.
 
-    So are the teachers that the recipes name, and the models that they start from.
+    So are the teachers that the recipes name, and the models that they start from. Until a run is begun there, the
+    folder can be claimed anew.
 
     Raises:
         UserError: a manifest cannot be read, or no model is there; ``out`` holds an experiment on other data, or with
-            other models of these names.
+            other models of these names, or does not say on which.
     """
     models = {name: _file_digest(file) for recipe in recipes for name, file in _begun_with(recipe)}
     try:
@@ -153,19 +155,38 @@ def claim(where: Where, recipes: Sequence[Recipe] = ()) -> None:
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
     path = where.out / DATA_FILE
-    if not path.exists():
+    if (kept := claimed(path)) is None:
         write_text(path, json.dumps(digests) + "\n")
-    elif json.loads(path.read_text(encoding="utf-8")) != digests:
+    elif kept != digests:
         raise UserError(f"{where.out} holds an experiment on other data; give another --out, or delete it")
     _claim_models(where.out / MODELS_FILE, models)
 
 
+def claimed(path: Path) -> Any:
+    """What a file of an experiment's folder says that its runs are of; ``None`` where there is no file, or no run yet.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    begun = (CHECKPOINT_FILE, PREDICTIONS_FILE)
+    if not path.exists() or not any(next(path.parent.rglob(name), None) for name in begun):
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): delete it if its runs are of the same data; else give another --out"
+        ) from None
+
+
 def _claim_models(path: Path, models: dict[str, str]) -> None:
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = claimed(path) or {}
     if changed := [name for name, digest in models.items() if kept.get(name, digest) != digest]:
         raise UserError(f"{path.parent} holds runs with another {changed[0]}; give another --out, or delete it")
     if models.keys() - kept.keys():
         write_text(path, json.dumps(kept | models, indent=1) + "\n")
+    elif not kept:
+        path.unlink(missing_ok=True)
 
 
 def _begun_with(recipe: Recipe) -> Iterator[tuple[str, Path]]:
