@@ -82,3 +82,13 @@ def test_undefined_resamples_are_left_out():
         pearson, truth, truth + np.array([0.1, 0.5, 0]), truth, higher_is_better=True, n_resamples=300
     )
     assert np.isfinite([result.low, result.high, result.p]).all()
+
+
+@pytest.mark.parametrize("groups", [None, ["v"] * 4])
+def test_one_of_a_kind_shows_nothing(groups):
+    n = 4 if groups else 1
+    result = paired_bootstrap(mae, np.full(n, 0.1), np.full(n, 0.3), np.zeros(n), higher_is_better=False, groups=groups)
+    assert (result.delta, result.p) == (pytest.approx(0.2), 1)
+    assert np.isnan([result.low, result.high]).all()
+    with pytest.raises(ValueError, match="not defined"):
+        paired_bootstrap(lambda p, t: float("nan"), [1.0], [1.0], [1.0], higher_is_better=True)

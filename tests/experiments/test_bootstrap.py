@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -6,6 +9,7 @@ from mmolre.evaluate.report import direction
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.evaluate.significance import paired_bootstrap
 from mmolre.evaluate.thresholds import EmotionThresholds
+from mmolre.experiments import table
 from mmolre.experiments.bootstrap import compare, draw, resampled
 from mmolre.experiments.scored import Scored
 
@@ -125,3 +129,27 @@ def test_a_resample_without_any_label_of_emotions_has_no_metric_of_them():
     for key in (key for key in values if key.startswith("emotion.")):
         assert np.isnan(values[key][0]), key
     assert values["emotion.micro_f1"][1] >= 0
+
+
+def test_a_metric_of_one_labelled_utterance_shows_nothing():
+    counts = draw(N, 20)
+    one = np.arange(N) == 1
+    a, b = (replace(s, true_sentiment=np.where(one, 1.0, np.nan)) for s in (some(1), some(2)))
+    result = compare("sentiment.mae", *([resampled(s, counts)["sentiment.mae"]] for s in (a, b)), delta=0.1)
+    assert np.isnan([result.low, result.high]).all()
+    assert result.p == 1
+
+
+def test_one_utterance_is_a_dash_in_the_table(tmp_path):
+    a, b = (some(seed).at([("1", 0)]) for seed in (1, 2))
+    scored = {"hard": [a, a], "mmolre": [b, b]}
+    found = {name: table._metrics(several) for name, several in scored.items()}
+    content = {"seeds": 2, "n": 1, "rows": {name: {"title": name, "metrics": of} for name, of in found.items()}}
+    content["better"] = table._better(scored, found, ["hard"])
+    table.write_json(tmp_path / "compare.json", content)
+    kept = json.loads((tmp_path / "compare.json").read_text())
+    mae = kept["better"]["mmolre"]["hard"]["sentiment.mae"]
+    assert (mae["low"], mae["high"], mae["p"]) == (None, None, 1)
+    pages = [table.markdown("T", of) for of in (content, kept)]
+    assert pages[0] == pages[1]
+    assert "| mmolre | – | – |" in pages[0].split("Against: hard")[1]

@@ -14,8 +14,10 @@ class BootstrapResult:
 
     Attributes:
         delta: the difference on all utterances, in the metric's unit, signed so that > 0 means A is better.
-        low, high: percentile interval of it at the given confidence.
-        p: two-sided; twice the smaller share of resamples on either side of 0, with the +1 correction, at most 1.
+        low, high: percentile interval of it at the given confidence; NaN of fewer than two utterances (or groups), of
+            which all resamples are the same.
+        p: two-sided; twice the smaller share of resamples on either side of 0, with the +1 correction, at most 1; 1
+            where there is no interval.
     """
 
     delta: float
@@ -59,6 +61,10 @@ def paired_bootstrap(
     def difference(rows) -> float:
         return sign * (metric(pred_a[rows], truth[rows]) - metric(pred_b[rows], truth[rows]))
 
+    if len(np.unique(units)) < 2:
+        if np.isnan(delta := difference(slice(None))):
+            raise ValueError("the metric is not defined on any resample")
+        return BootstrapResult(delta, np.nan, np.nan, 1.0)
     rng = np.random.default_rng(seed)
     members = np.split(np.argsort(units, kind="stable"), np.cumsum(np.bincount(units))[:-1])
     deltas = np.empty(n_resamples)

@@ -40,12 +40,15 @@ def draw(n: int, n_resamples: int = 2000, seed: int = 0) -> NDArray[np.uint16]:
 
 
 def resampled(scored: Scored, counts: NDArray[np.uint16]) -> dict[str, Floats]:
-    """Metric -> its value on each resample, (R,), NaN where it is not defined. Tasks without labels are left out."""
+    """Metric -> its value on each resample, (R,), NaN where it is not defined. Tasks without labels are left out.
+
+    NaN on all of them, too, where fewer than two utterances are labelled for it: no resample would differ.
+    """
     return {name: _apply(sums, counts) for name, sums in _sums(scored).items()}
 
 
 def compare(key: str, a: Sequence[Floats], b: Sequence[Floats], delta: float, seed: int = 0) -> BootstrapResult:
-    """How much better A is than B, both the mean over their seeds.
+    """How much better A is than B, both the mean over their seeds; NaN bounds and p = 1 where all resamples are NaN.
 
     Args:
         key: the metric's dotted name.
@@ -81,6 +84,8 @@ def _over_seeds(values_sr: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _apply(sums: Sums, counts: NDArray[np.uint16]) -> Floats:
+    if np.count_nonzero(sums.summands.any(axis=1)) < 2:
+        return np.full(len(counts), np.nan)
     parts = [counts[i : i + _CHUNK].astype(np.float64) @ sums.summands for i in range(0, len(counts), _CHUNK)]
     with np.errstate(invalid="ignore", divide="ignore"):
         return sums.finish(np.concatenate(parts))
