@@ -6,6 +6,8 @@ import pytest
 
 from mmolre import UserError
 from mmolre.explain import conflict
+from mmolre.explain.run import explain_conflict
+from tiny_runs import tiny_recipe
 
 
 def write_run(folder: Path, cosines: list[float], layers: tuple[str, ...] = ("text.block1", "all")) -> Path:
@@ -41,6 +43,7 @@ def test_names_and_nothing_recorded(tmp_path):
     assert conflict.names_of([Path("runs/hard/seed0"), Path("runs/hard/seed1"), Path("runs/mine")]) == [
         *("hard", "hard", "mine")
     ]
+    assert conflict.names_of([Path("seedlings"), Path("seed-study")]) == ["seedlings", "seed-study"]
     assert conflict.names_of([Path("a/mine"), Path("b/mine")]) == ["a/mine", "b/mine"]
     one, other = "one/runs/hard/seed0", "other/runs/hard/seed0"
     assert conflict.names_of([Path(one), Path(other)]) == ["one/runs/hard", "other/runs/hard"]
@@ -67,3 +70,17 @@ def test_figure_names_each_line_where_it_ends(tmp_path):
     assert "text, norm" not in svg  # hard sharing has it not
     assert "hard: mean +0.067, 33 % below 0" in svg
     assert svg.count(">mmolre<") == 2
+
+
+def test_seeds_of_one_recipe_are_one_line_each_run_once(tmp_path):
+    pytest.importorskip("matplotlib", reason="the extra `plots` is not installed")
+    runs = [write_run(tmp_path / "hard" / f"seed{seed}", [0.1, 0.2 + seed, 0.3]) for seed in (0, 1)]
+    for seed, run in enumerate(runs):
+        (run / "recipe.json").write_text(tiny_recipe(seed=seed).model_dump_json())
+    told: list[str] = []
+    again = runs[0] / ".." / "seed0"
+    assert explain_conflict([*runs, again], tmp_path / "out", told.append)
+    assert json.loads((tmp_path / "out" / "conflict.json").read_text())["runs"]["hard"]["seeds"] == 2
+    (runs[1] / "recipe.json").write_text(tiny_recipe(seed=1, epochs=9).model_dump_json())
+    with pytest.raises(UserError, match="seed1 are of two recipes, not seeds of one: explain them apart"):
+        explain_conflict(runs, tmp_path / "out", told.append)

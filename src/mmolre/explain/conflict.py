@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ def names_of(runs: Sequence[Path]) -> list[str]:
 
     With as many of the folders above as it takes to tell them apart.
     """
-    folders = [run.parent if run.name.startswith("seed") else run for run in (run.resolve() for run in runs)]
+    folders = [run.parent if re.fullmatch(r"seed\d+", run.name) else run for run in (run.resolve() for run in runs)]
     depth = 1
     while len({folder.parts[-depth:] for folder in folders}) < len(set(folders)):
         depth += 1

@@ -14,20 +14,25 @@ from mmolre.errors import UserError
 from mmolre.explain import conflict, routing
 from mmolre.files import write_text
 from mmolre.schema import Utterance
+from mmolre.train.recipe import Recipe, read_recipe
 
 Tell = Callable[[str], None]
 
 
 def explain_conflict(runs: Sequence[Path], out: Path, tell: Tell) -> bool:
-    """``conflict.png``, ``.svg`` and ``.json`` of the runs that logged it; whether there was any.
+    """``conflict.png``, ``.svg`` and ``.json`` of the runs that logged it, each once; whether there was any.
 
     Raises:
-        UserError: some of several runs did not.
+        UserError: some of several runs did not; seeds of one row are of other recipes.
     """
+    runs = list({run.resolve(): run for run in runs}.values())
     found: dict[str, list[Any]] = {}
+    first: dict[str, Path] = {}
     for name, run in zip(conflict.names_of(runs), runs, strict=True):
         if logged := conflict.recorded(run):
             found.setdefault(name, []).append(logged)
+            if first.setdefault(name, run) is not run and _but_seed(run) != _but_seed(first[name]):
+                raise UserError(f"{first[name]} and {run} are of two recipes, not seeds of one: explain them apart")
         elif len(runs) > 1:
             raise UserError(f"{run} logged no task conflict: train it with --set training.conflict_every=10")
     if found:
@@ -127,6 +132,11 @@ def explain(
             "runs trained with --set training.conflict_every=10 show their task conflict"
         )
     return failed
+
+
+def _but_seed(run: Path) -> Recipe:
+    """A run's recipe without what each seed has its own of."""
+    return read_recipe(run).model_copy(update={"seed": 0, "refit": None})
 
 
 def _written(name: str, files: Sequence[Path], content: Any, out: Path, tell: Tell) -> None:
