@@ -86,11 +86,33 @@ def test_compare(recipe, where, monkeypatch):
     )
 
     trained: list = []
-    run.compare([recipe], where, seeds=2, only=("hard", "mmolre"))
+    told.clear()
+    run.compare([recipe], where, seeds=2, only=("hard", "mmolre"), tell=told.append)
     assert [r.seed for r in trained] == [1, 1]
+    (line,) = [line for line in told if line.startswith("replaced")]
+    assert "compare.json, which had the rows Single-task models, PLE, full rank, mine; the runs are kept" in line
     monkeypatch.setattr(runs, "train", no_training)
-    run.compare([recipe], where, seeds=2, only=("hard", "mmolre"))
+    told.clear()
+    run.compare([recipe], where, seeds=2, only=("hard", "mmolre"), tell=told.append)
+    assert told == [f"written: {where.out}/compare.md, .json, .png, .svg"]
     content = json.loads((where.out / "compare.json").read_text())
+
+    # A third seed that is stopped leaves the table as it was; costs that are known stay known.
+    def stop(*_, **__):
+        raise InterruptedRunError
+
+    monkeypatch.setattr(runs, "train", stop)
+    with pytest.raises(InterruptedRunError):
+        run.compare([recipe], where, seeds=3, only=("hard", "mmolre"))
+    assert json.loads((where.out / "compare.json").read_text()) == content
+    with monkeypatch.context() as patch:
+        patch.setattr(table, "costs", stop)
+        with pytest.raises(InterruptedRunError):
+            run.compare([recipe], where, seeds=1, only=("hard",), tell=told.append)
+    assert "which had 2 seeds and the row MMoLRE; the runs are kept" in told[-1]
+    fewer = json.loads((where.out / "compare.json").read_text())
+    assert fewer["costs"] == {"hard": content["costs"]["hard"]}
+    monkeypatch.setattr(runs, "train", no_training)
     assert list(content["rows"]) == ["hard", "mmolre"]
     metric = content["rows"]["hard"]["metrics"]["sentiment.corr"]
     assert metric["mean"] == pytest.approx(sum(metric["values"]) / 2)

@@ -2,7 +2,9 @@
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from mmolre.errors import UserError
@@ -71,6 +73,7 @@ def run_sweep(
 
     def write(done: int) -> None:
         content = table.collect(list(cells.values()), done, where.out, device=where.device)
+        _tell_replaced(path.with_suffix(".json"), content, tell)
         metrics = {cell: content["rows"][row.name]["metrics"] for cell, row in cells.items()}
         table.write_json(path.with_suffix(".json"), {"equal": equal} | content)
         write_text(path.with_suffix(".csv"), _csv(metrics))
@@ -90,6 +93,9 @@ def _rows(
 
     def write(done: int) -> None:
         content = table.collect(rows, done, where.out, references, where.device)
+        known = _tell_replaced(path.with_suffix(".json"), content, tell).get("costs", {})
+        if costs := {row.name: known[row.name] for row in rows if row.name in known}:
+            content["costs"] = costs
         save(content)
         if done == seeds:  # once more: what took hours is not to wait for what takes minutes, and may fail
             save(content | {"costs": table.costs(rows, where.out, where.device)})
@@ -102,6 +108,21 @@ def _rows(
     failed = run_all(rows, seeds, where, tell=tell, after_seed=write)
     tell(f"written: {path}.md, .json, .png, .svg")
     return failed
+
+
+def _tell_replaced(path: Path, content: Mapping[str, Any], tell: Tell) -> dict[str, Any]:
+    """The table that will be replaced, empty where none can be read; says so where it has what the new one lacks."""
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        seeds = before["seeds"]
+        gone = [row["title"] for name, row in before["rows"].items() if name not in content["rows"]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    more = [f"{seeds} seeds"] if seeds > content["seeds"] else []
+    more += [f"the row{'s' if len(gone) > 1 else ''} {', '.join(gone)}"] if gone else []
+    if more:
+        tell(f"replaced: {path}, which had {' and '.join(more)}; the runs are kept, so to ask for all again is quick")
+    return before
 
 
 def _chosen(rows: list[Row], only: Sequence[str]) -> list[Row]:

@@ -96,7 +96,8 @@ def run_all(
 
     Args:
         tell: a line before each run.
-        after_seed: called with the number of seeds of which all rows are there.
+        after_seed: called with the number of seeds of which all rows are there, at the end and after each seed before
+            that; but not until something was trained, so that a call that is stopped leaves what was known.
 
     Returns:
         how many rows of the data could not be used (the largest of any run).
@@ -109,13 +110,14 @@ def run_all(
     planned = list(jobs(rows, seeds, where.out))
     _check_data(planned, where)
     claim(where, [recipe for row in rows for recipe in row.parts.values()])
-    failed = 0
+    failed, trained = 0, False
     for number, job in enumerate(planned, 1):
         if not is_finished(job):
             of = f" ({job.task})" if job.task else ""
             tell(f"{number} of {len(planned)}: {job.row.title}{of}, seed {job.seed}")
             failed = max(failed, _run(job, where))
-        if number == len(planned) or planned[number].seed != job.seed:
+            trained = True
+        if number == len(planned) or (trained and planned[number].seed != job.seed):
             after_seed(job.seed + 1)
     return failed
 
