@@ -21,7 +21,7 @@ from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE
 from mmolre.data.manifest import read_manifests
 from mmolre.errors import UserError
 from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
-from mmolre.files import replacing, write_text
+from mmolre.files import read_json_lines, replacing, write_text
 from mmolre.model.mmolre import CONFIG_FILE
 from mmolre.schema import EMOTIONS, Utterance
 from mmolre.train.loop import LOG_FILE
@@ -48,7 +48,7 @@ def keep(experiment: Path, target: Path) -> list[Path]:
                 if json.loads(str(file["texts"])) != texts:
                     raise UserError(f"{path} is of an earlier run than {run}: delete it to keep this one")
             continue
-        rows = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+        rows = read_json_lines(predictions)
         probabilities = np.array([[row["emotions"][name] for name in EMOTIONS] for row in rows], np.float64)
         sets = sorted({tuple(row["modalities"]) for row in rows})
         with replacing(path) as beside, beside.open("wb") as file:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE
-from mmolre.files import write_text
+from mmolre.files import read_json_lines, write_text
 from mmolre.model.mmolre import MMoLRE
 from mmolre.train.loop import LOG_FILE
 from mmolre.train.recipe import read_recipe
@@ -24,8 +24,7 @@ def summary(run: Path, scored: dict[str, Path]) -> dict:
     recipe = read_recipe(run)
     if recipe.refit and (learned := [name for name in scored if "valid" in name]):
         raise SystemExit(f"{run} has learned valid, too: {learned[0]!r} is no figure of it")
-    log = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
-    epochs = [line for line in log if line["event"] == "epoch"]
+    epochs = [line for line in read_json_lines(run / LOG_FILE) if line["event"] == "epoch"]
     model = MMoLRE.from_pretrained(run / MODEL_FOLDER)
     about = json.loads((run / MODEL_FOLDER / PIPELINE_FILE).read_text(encoding="utf-8"))["about"]
     return {

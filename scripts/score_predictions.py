@@ -7,7 +7,6 @@ in training; ``metrics-valid.json`` and ``metrics-test.json`` are written to ``-
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mmolre.errors import UserError
 from mmolre.evaluate.report import metrics_table, write_metrics
 from mmolre.evaluate.thresholds import EmotionThresholds, fit_thresholds
 from mmolre.experiments.scored import Scored
+from mmolre.files import read_json_lines
 from mmolre.schema import EMOTIONS
 
 
@@ -59,7 +59,7 @@ def score(files: Sequence[Path], data: Path) -> dict[str, dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        return {row["id"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
+        return {row["id"]: row for row in read_json_lines(path)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} holds no readable predictions ({type(error).__name__}: {error})") from None
 

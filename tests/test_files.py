@@ -1,12 +1,13 @@
 """Nothing is half-written, and nothing but files is replaced."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 from mmolre.errors import UserError
-from mmolre.files import replacing, write_text
+from mmolre.files import read_json_lines, replacing, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -71,3 +72,15 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"^cannot write .*file/p: File exists$"):
         write_text(tmp_path / "file" / "p", "x")
+
+
+def test_only_a_line_feed_ends_a_line_of_json(tmp_path):
+    values = [{"id": "a\u2028b\u0085c\x0b\x0cd\r\n"}, 2]
+    path = tmp_path / "p.jsonl"
+    path.write_bytes("".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values).encode())
+    assert read_json_lines(path) == values
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n")[:-2])
+    assert read_json_lines(path) == values
+    path.write_bytes(b'{"id": "cut')
+    with pytest.raises(ValueError, match="Unterminated"):
+        read_json_lines(path)

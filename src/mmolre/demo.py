@@ -1,6 +1,5 @@
 """The demo: the package's sample utterances, predicted, and what to type next."""
 
-import json
 import os
 import shlex
 import shutil
@@ -9,6 +8,7 @@ from pathlib import Path
 
 from mmolre import terminal
 from mmolre.errors import UserError
+from mmolre.files import read_json_lines
 
 SAMPLES = Path(__file__).parent / "samples"
 MANIFEST = SAMPLES / "samples.jsonl"
@@ -32,7 +32,7 @@ def run_demo() -> None:
     from mmolre.predictor import Prediction, load
 
     utterances = read_manifest(MANIFEST)
-    about = {row["id"]: row for row in map(json.loads, MANIFEST.read_text(encoding="utf-8").splitlines())}
+    about = {row["id"]: row for row in read_json_lines(MANIFEST)}
     predictor = load()
     with terminal.quiet_warnings():
         results = list(predictor.predict_many(utterances))

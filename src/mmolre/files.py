@@ -1,11 +1,13 @@
-"""Writing files so that nothing is ever half-written: beside, then renamed."""
+"""Writing files so that nothing is ever half-written: beside, then renamed; and reading JSON lines."""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mmolre.errors import UserError
 
@@ -53,6 +55,18 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, whole or not at all."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a file that holds one a line, in JSON and UTF-8.
+
+    Only a line feed ends a line: strings may hold what else Unicode breaks lines at.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is damaged.
+    """
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file]
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

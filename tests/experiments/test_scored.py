@@ -51,21 +51,21 @@ def test_other_data_is_refused():
 
 def test_kept_and_read_again(tiny_run, tmp_path):
     utterances = [
-        Utterance("é", sentiment=-1.25, emotions=(0, 1, None, 0, 3, 0), text="x"),
-        Utterance("é", sentiment=None, emotions=(None,) * 6, text="y"),
+        Utterance("é\u2028", sentiment=-1.25, emotions=(0, 1, None, 0, 3, 0), text="x"),
+        Utterance("é\u2028", sentiment=None, emotions=(None,) * 6, text="y"),
     ]
     sentiment = np.array([0.1, np.nan])
     emotions = np.array([[1 / 3] * 6, [np.nan] * 6])
     (tmp_path / "model").symlink_to(tiny_run.folder / "model")
     write_predictions(tmp_path / PREDICTIONS_FILE, utterances, [("text",), ("text", "audio")], sentiment, emotions)
     got = read_predictions(tmp_path)
-    assert got.keys == [("é", 0), ("é", 1)]
+    assert got.keys == [("é\u2028", 0), ("é\u2028", 1)]
     np.testing.assert_array_equal(got.sentiment, sentiment)
     np.testing.assert_array_equal(got.emotions, emotions)
     np.testing.assert_array_equal(got.true_sentiment, [-1.25, np.nan])
     np.testing.assert_array_equal(got.true_emotions[0], [0, 1, np.nan, 0, 3, 0])
     assert got.modalities == [("text",), ("text", "audio")]
-    assert got.at([("é", 1)]).modalities == [("text", "audio")]
+    assert got.at([("é\u2028", 1)]).modalities == [("text", "audio")]
     (tmp_path / PREDICTIONS_FILE).write_text('{"id": "a"')
     with pytest.raises(UserError, match="no readable predictions"):
         read_predictions(tmp_path)

@@ -20,7 +20,7 @@ from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import evaluate_predictions
 from mmolre.evaluate.thresholds import EmotionThresholds, thresholds_for
-from mmolre.files import write_text
+from mmolre.files import read_json_lines, write_text
 from mmolre.schema import EMOTIONS, Utterance
 
 PREDICTIONS_FILE = "predictions-test.jsonl"
@@ -121,7 +121,7 @@ def read_predictions(run: Path) -> Scored:
     """
     path, pipeline = run / PREDICTIONS_FILE, run / MODEL_FOLDER / PIPELINE_FILE
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = read_json_lines(path)
         about = json.loads(pipeline.read_text(encoding="utf-8"))
         seen: Counter[str] = Counter()
         keys = []

@@ -1,7 +1,6 @@
 """Task conflict over training, from what runs logged with ``training.conflict_every``."""
 
 import itertools
-import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 
 from mmolre.errors import UserError
 from mmolre.experiments.variants import MMOLRE
+from mmolre.files import read_json_lines
 from mmolre.plotting import HIGHLIGHT, PLAIN, pyplot, save
 from mmolre.train.conflict import ALL
 from mmolre.train.loop import LOG_FILE
@@ -23,10 +23,9 @@ QUARTERS = 4
 def recorded(run: Path) -> dict[int, dict[str, float]]:
     """Step -> layer -> cosine between the two tasks' gradients, as a run logged it; empty where it did not."""
     try:
-        lines = [json.loads(line) for line in (run / LOG_FILE).read_text(encoding="utf-8").splitlines()]
         return {
             line["step"]: {layer: of["cosine"] for layer, of in line["layers"].items()}
-            for line in lines
+            for line in read_json_lines(run / LOG_FILE)
             if line["event"] == "conflict" and line["layers"]  # none where a batch has no label of a task
         }
     except FileNotFoundError:
