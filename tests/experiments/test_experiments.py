@@ -293,6 +293,12 @@ def test_test_rows_that_fail_are_named(recipe, where, tmp_path):
     assert run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("hard",)) == 2
     (line,) = (where.out / "runs/hard/seed0/failed-rows-test.jsonl").read_text().splitlines()
     assert json.loads(line)["id"] == "test-2"
+    # Also by who asks again; and a log that was cut is named.
+    assert run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("hard",)) == 2
+    log = where.out / "runs/hard/seed0/log.jsonl"
+    log.write_text(log.read_text()[:-20])
+    with pytest.raises(UserError, match=r"hard/seed0/log\.jsonl cannot be read .*: delete .*hard/seed0 and run"):
+        run.compare([recipe], where._replace(data=[manifest]), seeds=1, only=("hard",))
 
 
 def test_ablate(recipe, where):

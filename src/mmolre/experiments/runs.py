@@ -16,13 +16,13 @@ from mmolre.evaluate.report import write_metrics
 from mmolre.evaluate.run import evaluate
 from mmolre.experiments.scored import PREDICTIONS_FILE, write_predictions
 from mmolre.experiments.variants import Row
-from mmolre.files import write_text
+from mmolre.files import read_json_lines, write_text
 from mmolre.model.mmolre import WEIGHTS_FILE
 from mmolre.schema import SPLITS, Utterance
 from mmolre.train.checkpoint import CHECKPOINT_FILE
 from mmolre.train.loop import LOG_FILE
 from mmolre.train.recipe import RECIPE_FILE, Recipe, holds
-from mmolre.train.run import Callbacks, train, write_failed
+from mmolre.train.run import FAILED_FILE, Callbacks, train, write_failed
 from mmolre.train.start import earlier_model
 from mmolre.train.teachers import is_file_of_predictions
 
@@ -115,8 +115,9 @@ def run_all(
         if not is_finished(job):
             of = f" ({job.task})" if job.task else ""
             tell(f"{number} of {len(planned)}: {job.row.title}{of}, seed {job.seed}")
-            failed = max(failed, _run(job, where))
+            _run(job, where)
             trained = True
+        failed = max(failed, _failed_rows(job.folder))
         if number == len(planned) or (trained and planned[number].seed != job.seed):
             after_seed(job.seed + 1)
     return failed
@@ -134,11 +135,19 @@ def is_usable(utterance: Utterance, modalities: Sequence[str], tasks: Sequence[s
 
 
 def facts(folder: Path) -> RunFacts:
-    """Read a finished run's log."""
-    lines = [json.loads(line) for line in (folder / LOG_FILE).read_text(encoding="utf-8").splitlines()]
-    epochs = [line for line in lines if line["event"] == "epoch"]
-    best = max(line["epoch"] for line in epochs if line["best"])
-    return RunFacts(round(epochs[-1]["seconds"] / 60, 2), len(epochs), best)
+    """Read a finished run's log.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    try:
+        epochs = [line for line in read_json_lines(folder / LOG_FILE) if line["event"] == "epoch"]
+        best = max(line["epoch"] for line in epochs if line["best"])
+        return RunFacts(round(epochs[-1]["seconds"] / 60, 2), len(epochs), best)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder / LOG_FILE} cannot be read ({error}): delete {folder} and run the same again"
+        ) from None
 
 
 def claim(where: Where, recipes: Sequence[Recipe] = ()) -> None:
@@ -242,13 +251,18 @@ def _check_data(planned: Sequence[Job], where: Where) -> None:
         )
 
 
-def _run(job: Job, where: Where) -> int:
+def _failed_rows(run: Path) -> int:
+    """How many rows a finished run could not use, a line each; none where no file tells of any."""
+    files = (run / name for name in (FAILED_FILE, FAILED_TEST_FILE))
+    return sum(len(read_json_lines(file)) for file in files if file.exists())
+
+
+def _run(job: Job, where: Where) -> None:
     shared = {"audio_root": where.audio_root, "cache": where.cache}
-    result = train(job.recipe, where.data, job.folder, device=where.device, callbacks=where.callbacks, **shared)
+    train(job.recipe, where.data, job.folder, device=where.device, callbacks=where.callbacks, **shared)
     bundle = load_bundle(job.folder / MODEL_FOLDER, device=where.device)
     scored = evaluate(bundle, where.data, "test", progress=where.callbacks.encoding, **shared)
     write_metrics(job.folder / "metrics-test.json", scored.metrics)
     write_failed(job.folder / FAILED_TEST_FILE, scored.failed)
     predicted = scored.utterances, scored.modalities, scored.sentiment, scored.emotions
     write_predictions(job.folder / PREDICTIONS_FILE, *predicted)
-    return len(result.failed) + len(scored.failed)
