@@ -6,8 +6,9 @@ sentiment, its six emotions' logits) is shifted by what is predicted of the reco
     v + trust (a + b v + c m),    m = mean of the others' v,    trust = (n - 1) / (n - 1 + 2)
 
 with a, b and c fitted on valid. Sentiment is shifted by |v| / (|v| + 1) of that: what is neutral stays so, since it is
-neutral whatever the rest is like. An utterance without others stays as it is. No label is read but valid's, and
-neither the order of utterances nor the time between them matters.
+neutral whatever the rest is like. v is read within limits, sentiment in [-3, 3] and probabilities in [1e-4, 1 - 1e-4];
+so is that of an utterance without others, which is not shifted. No label is read but valid's, and neither the order of
+utterances nor the time between them matters.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,8 @@ NEUTRAL = 1.0
 """A sentiment of this size is shifted by half of what one far from 0 is."""
 
 LEAST = 1e-4
-"""Probabilities nearer than this to 0 or 1 count as this near: what is predicted is rounded to four digits."""
+"""Probabilities nearer than this to 0 or 1 are read as this near, those of utterances without others, too: what is
+predicted is rounded to four digits."""
 
 RIDGE = 1.0
 STEP = 0.25
@@ -112,13 +114,17 @@ class Context:
 
 
 def values(sentiment: NDArray[np.float64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) sentiment, clipped to its range, and (n, 6) probabilities as logits -> (n, 7); NaN without the task."""
+    """(n,) sentiment and (n, 6) probabilities, as logits -> (n, 7); NaN without the task.
+
+    Sentiment is clipped to its range, probabilities to [LEAST, 1 - LEAST]: :func:`outputs` does not give back the rest.
+    """
     p = np.clip(probabilities, LEAST, 1 - LEAST)
     return np.column_stack([np.clip(sentiment, *SENTIMENT_RANGE), np.log(p) - np.log1p(-p)])
 
 
 def outputs(values_nv: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The inverse of :func:`values`: sentiment, not clipped, and probabilities."""
+    """The inverse of :func:`values`, but for what was clipped there: sentiment, after a shift perhaps out of its range,
+    and probabilities."""
     logits = values_nv[:, 1:]
     probabilities = np.full_like(logits, np.nan)
     known = ~np.isnan(logits)

@@ -147,7 +147,11 @@ class Decision:
         recordings: Sequence[str | None] | None = None,
         speakers: Sequence[str | None] | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(n,) sentiment, not clipped, and (n, 6) calibrated probabilities; NaN where the model lacks the task.
+        """(n,) sentiment and (n, 6) calibrated probabilities; NaN where the model lacks the task.
+
+        Read on its own nothing is clipped. Read with others, each utterance's sentiment is clipped to [-3, 3] and its
+        probabilities to [1e-4, 1 - 1e-4] before they are shifted, be there others or not
+        (:meth:`mmolre.evaluate.together.Together.read`).
 
         Args:
             recordings: n, what each is an utterance of; without them each is read on its own.

@@ -77,7 +77,12 @@ class Together:
         return self._sums.with_others + sum(count for count in of_speakers if count >= FEWEST)
 
     def read(self, own: OnTheirOwn) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Some of those that were counted in, in the light of all: sentiment, not clipped, and probabilities."""
+        """Some of those that were counted in, in the light of all: (n,) sentiment and (n, 6) probabilities.
+
+        Both are shifted from values that are clipped first (:func:`mmolre.evaluate.context.values`), where nothing
+        shifts them, too; sentiment may be out of its range after its shift. A speaker's utterances shift probabilities
+        as :func:`mmolre.evaluate.speaker.logits_of` reads them.
+        """
         within, by = self._of(own)
         alone = values(own.sentiment, own.probabilities)
         sentiment, read = outputs(self._context.apply(alone, self._sums.others(within, alone)))
