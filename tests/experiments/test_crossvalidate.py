@@ -220,6 +220,31 @@ def test_in_context_each_on_its_own_is_scored_too(videos, recipe, tmp_path):
     assert max(map(len, lines)) <= 80
 
 
+def test_in_context_what_is_held_out_without_labels_is_read_too(videos, recipe, tmp_path, monkeypatch):
+    rows = [{"id": u.id, "text": u.text, "video_id": u.video_id} for u in read_manifest(videos) if u.text]
+    splits = ["test" if i % 6 == 3 else "" for i in range(len(rows))]
+    labels = [{"split": split, "sentiment": i % 5 - 2 if i % 3 else ""} for i, split in enumerate(splits)]
+    write_rows(videos, [row | label for row, label in zip(rows, labels, strict=True)])
+    given: list[list[Utterance]] = []
+    evaluate_on = module.evaluate_on
+    monkeypatch.setattr(module, "evaluate_on", lambda b, rows, **k: given.append(rows) or evaluate_on(b, rows, **k))
+    told: list[str] = []
+    content, _ = crossvalidate(
+        recipe.model_copy(update={"context": "recording"}),
+        Where([videos], tmp_path / "out"),
+        by="recording",
+        folds=3,
+        tell=told.append,
+    )
+    everything = read_manifest(videos)
+    for fold, rows_given in zip(deal(everything, "recording", 3), given, strict=True):
+        of = {u.video_id for u in fold.held_out}
+        expected = {u.id for u in everything if u.video_id in of and u.split != "test"}
+        assert {u.id for u in rows_given} == expected != {u.id for u in fold.held_out}
+    assert content["utterances"] == [len(fold.held_out) for fold in deal(everything, "recording", 3)]
+    assert told[1].startswith(f"fold 1 of 3: {content['utterances'][0]} utterances of ")
+
+
 def test_stopped_and_going_on(videos, recipe, tmp_path):
     where = Where([videos], tmp_path / "out")
     left = iter([False] * 4 + [True])

@@ -122,6 +122,8 @@ def crossvalidate(
 ) -> CrossValidated:
     """Train the recipe once for each fold, and score it on what the fold holds out.
 
+    A model that reads utterances in the light of others is given the unlabelled ones of the groups held out, too.
+
     Writes into ``where.out``: ``fold-1/`` …, the runs; ``crossvalidate.json``; and ``predictions.jsonl``, what was said
     of each utterance by the model that had not learned from its group, in the form of ``mmolre predict``.
 
@@ -176,10 +178,11 @@ def crossvalidate(
             callbacks=where.callbacks,
         )
         bundle = load_bundle(run / MODEL_FOLDER, device=where.device)
+        unlabelled = [u for u in own if not u.labelled_for and u.split != "test" and _group(u, by) in groups]
         scored.append(
             evaluate_on(
                 bundle,
-                fold.held_out,
+                [*fold.held_out, *unlabelled],
                 named=f"{named}, held out in fold {number}",
                 modalities=modalities,
                 cache=where.cache,
