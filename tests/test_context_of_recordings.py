@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import mmolre
+from mmolre import UserError
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import read_manifest
@@ -187,6 +188,14 @@ def test_what_has_no_label_is_read_with_the_others_in_evaluation_as_in_use(predi
     own = predictor.bundle.decision
     alone = evaluate(replace(predictor.bundle, decision=replace(own, context=None)), [path], "test")
     assert abs(alone.sentiment[0] - part.sentiment[0]) > 1e-3  # reading with others does change it
+
+
+def test_where_nothing_labelled_can_be_read_nothing_is_scored(predictor, tmp_path):
+    rows = [{"id": f"u{i}", "split": "test", "text": "so good", "sentiment": "", "audio": ""} for i in range(3)]
+    gone = [{"audio": "gone-too.wav"}, {"audio": "gone.wav", "sentiment": 1}, {}]
+    manifest = write_rows(tmp_path / "m.csv", [row | lost for row, lost in zip(rows, gone, strict=True)])
+    with pytest.raises(UserError, match=r"test: labelled for sentiment .*, none of the 1 rows .* first: .*gone\.wav"):
+        evaluate(predictor.bundle, [manifest], "test")
 
 
 def test_training_fits_it_and_learning_is_the_same(tiny_encoders, tiny_run, corpus, tmp_path):

@@ -100,12 +100,19 @@ def evaluate_on(
     # What a row does not claim to have is no failure.
     rows = [u for u in rows if u.modalities and (u.labelled_for or together)]
     # Those labelled for another task are predicted, too: models of one task each are compared on the same rows.
-    if all(set(tasks).isdisjoint(u.labelled_for) for u in rows):
+
+    def to_score(found: Sequence[Utterance]) -> list[str]:
+        return [u.id for u in found if not set(tasks).isdisjoint(u.labelled_for)]
+
+    if not (wanted := to_score(rows)):
         raise UserError(f"{named}: no row with {' or '.join(encoders)} in it that is labelled for {' or '.join(tasks)}")
     dataset = build_dataset(rows, encoders, cache, progress=progress)
-    if not dataset.utterances:
-        first = (dataset.failed + dataset.empty)[0]
-        raise UserError(f"none of the {len(rows)} rows could be read; the first: {first.reason}")
+    if not to_score(dataset.utterances):
+        first = next(row for row in dataset.failed + dataset.empty if row.id in wanted)
+        raise UserError(
+            f"{named}: labelled for {' or '.join(tasks)}, none of the {len(wanted)} rows could be read; the first: "
+            f"{first.reason}"
+        )
     raw = infer(bundle.model, dataset.arrays, each_alone=bundle.decision.needs_each_alone)
     labelled = [i for i, u in enumerate(dataset.utterances) if u.labelled_for]
     utterances, read = [dataset.utterances[i] for i in labelled], [raw.modalities[i] for i in labelled]
