@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import re
 import statistics
 import sys
@@ -72,13 +73,13 @@ def runs_by_recipe() -> dict[str, list[dict[str, Any]]]:
 
 
 def cell(name: str, values: Iterable[float | None]) -> str:
-    """One table cell: the value, or mean ± standard deviation."""
-    known = [v for v in values if v is not None]
-    if not known:
+    """One table cell: the value, or mean ± standard deviation; a dash where not all have one."""
+    several = [math.nan if value is None else value for value in values]
+    if not several or any(map(math.isnan, several)):
         return "–"
     scale, digits = (1, 3) if name in FRACTIONS else (100, 1)
-    text = f"{scale * statistics.mean(known):.{digits}f}"
-    return text if len(known) < 2 else f"{text} ± {scale * statistics.stdev(known):.{digits}f}"
+    text = f"{scale * statistics.mean(several):.{digits}f}"
+    return text if len(several) < 2 else f"{text} ± {scale * statistics.stdev(several):.{digits}f}"
 
 
 def table(task: str, names: tuple[str, ...], metrics: list[dict[str, Any]]) -> list[str]:

@@ -4,7 +4,7 @@
 
 Takes what `mmolre compare`, `ablate`, `sweep` and `explain` (conflict.json), benchmarks/peers/compare.py (peers.json)
 and benchmarks/few_labels.py (few-labels.json) wrote: metrics, costs and times, no label and no prediction. The SVG
-figure beside it goes to docs/figures/.
+figure beside it goes to docs/figures/; where there is none, that of an earlier record is removed.
 """
 
 import argparse
@@ -41,6 +41,8 @@ def record(source: Path, name: str, title: str, root: Path = ROOT, scored_on: st
             shutil.copyfile(Path(folder) / drawn.name, drawn)
     elif (figure := source.with_suffix(".svg")).exists():
         shutil.copyfile(figure, drawn)
+    else:
+        drawn.unlink(missing_ok=True)  # of other numbers
     return target
 
 

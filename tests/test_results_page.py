@@ -16,7 +16,10 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 def scripts():
     if not SCRIPTS.is_dir():
         pytest.skip("an installed package has no scripts")
-    return {name: load_file(SCRIPTS / f"{name}.py") for name in ("experiment_sections", "record_experiment")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPTS)  # they import each other
+        names = ("experiment_sections", "record_experiment", "make_results")
+        return {name: load_file(SCRIPTS / f"{name}.py") for name in names}
 
 
 def metric(*values: float) -> dict:
@@ -79,6 +82,22 @@ def test_claims_that_hold_and_that_do_not(scripts, tmp_path):
     assert page(scripts, tmp_path).count("**held by these trainings**") == 1
     keep(scripts, tmp_path, "compare", held | {"resampled": table.UTTERANCES_AND_SEEDS})
     assert page(scripts, tmp_path).count("**held**") == 1
+
+
+def test_a_figure_of_other_numbers_goes(scripts, tmp_path):
+    (tmp_path / "compare.svg").write_text("<svg/>")
+    keep(scripts, tmp_path, "compare", COMPARED)
+    assert "figures/compare-mosei.svg" in page(scripts, tmp_path)
+    (tmp_path / "compare.svg").unlink()
+    keep(scripts, tmp_path, "compare", COMPARED)
+    assert "figures/compare-mosei.svg" not in page(scripts, tmp_path)
+
+
+def test_a_mean_is_of_all_seeds_or_there_is_none(scripts):
+    cell = scripts["make_results"].cell
+    assert cell("mae", [0.5, 0.7]) == "0.600 ± 0.141"
+    assert cell("wa_mean", [0.5]) == "50.0"
+    assert cell("mae", [0.5, None, 0.7]) == cell("mae", [0.5, float("nan")]) == cell("mae", []) == "–"
 
 
 def test_the_figure_says_what_was_scored(scripts, tmp_path):
