@@ -72,3 +72,15 @@ def test_both_sides_get_the_same(features, tiny_encoders, tmp_path, monkeypatch)
     write_manifest(tmp_path / "untold.csv", [replace(u, sentiment=None) for u in rows])
     with pytest.raises(UserError, match=r"no utterance of some split has text and sentiment$"):
         features.make(tmp_path / "untold.csv", alone, None, 4, None, encoder)
+
+
+def test_a_misspelt_model_is_refused(tmp_path, monkeypatch, capsys):
+    compare = FEATURES.with_name("compare.py")
+    if not compare.exists():
+        pytest.skip("an installed package has no benchmarks")
+    options = [str(tmp_path), "--python", "python", "--out", str(tmp_path / "out"), "--only", "typo"]
+    monkeypatch.setattr("sys.argv", ["compare.py", *options])
+    with pytest.raises(SystemExit):
+        load_file(compare).main()
+    assert "invalid choice: 'typo'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

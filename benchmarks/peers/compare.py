@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--patience", type=int, default=4)
     parser.add_argument("--recipe", type=Path, default=HERE / "ours.yaml", help="MMoLRE's settings")
-    parser.add_argument("--only", nargs="*", help="names of models")
+    parser.add_argument("--only", nargs="*", choices=[*OURS, *PEERS], help="names of models")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     options.out.mkdir(parents=True, exist_ok=True)
@@ -169,16 +169,17 @@ def main() -> None:
     truth = np.array([u.sentiment for u in rows if u.split == "test"], np.float64)
     learned_from = [u.sentiment for u in rows if u.split == "train" and u.sentiment is not None]
     constant = np.full(len(truth), statistics.median(learned_from))
+    of_ours = load_recipe(options.recipe)
     about = {
         "seeds": options.seeds,
-        "features": sorted(load_recipe(options.recipe).features),
+        "features": sorted(of_ours.features),
         "utterances": {s: sum(u.split == s for u in rows) for s in ("train", "valid", "test")},
         "train_median": {"sentiment.mae": sentiment_metrics(constant, truth)["mae"]},
         "budget": {"epochs": options.epochs, "patience": options.patience},
         "versions": versions() | {"MMSA": "2.2.1"},
     }
     learned = {"features": features_digest(options.features)}
-    recipe = load_recipe(options.recipe).model_dump(mode="json")
+    recipe = of_ours.model_dump(mode="json")
     results: dict[str, list[dict[str, Any]]] = {}
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         for name in (n for n in [*OURS, *PEERS] if not options.only or n in options.only):
