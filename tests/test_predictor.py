@@ -4,12 +4,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import mmolre
 from mmolre import EMOTIONS, Prediction, Predictor, UserError, Utterance
 from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import FailedRow
+from mmolre.data.feature_file import write_feature_file
+from mmolre.data.manifest_write import write_manifest
 from mmolre.evaluate.thresholds import EmotionThresholds
 from mmolre.predict_file import predict_file
 from mmolre.predictor import CHUNK
@@ -109,6 +112,22 @@ def test_a_bad_row_is_told_before_anything_is_predicted(predictor, tmp_path, mon
     with pytest.raises(UserError, match=r"m\.csv:5: sentiment is 9"):
         predict_file(predictor, [tmp_path / "m.csv"], tmp_path / "out.jsonl")
     assert [p.name for p in tmp_path.iterdir()] == ["m.csv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "out"),
+    [("voice.ogg", "voice.ogg"), ("voice.errors.jsonl", "voice.jsonl"), ("f.safetensors", "f.safetensors")],
+)
+def test_what_a_manifest_names_is_not_overwritten(predictor, tmp_path, name, out):
+    write_feature_file(tmp_path / "f.safetensors", iter([("a", np.zeros((1, 2), np.float32))]))
+    audio = tmp_path / ("voice.wav" if name.startswith("f") else name)
+    audio.write_bytes(b"a recording")
+    rows = [Utterance("a", "good", features={"f": tmp_path / "f.safetensors"}), Utterance("b", audio=audio)]
+    write_manifest(tmp_path / "m.csv", rows)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(UserError, match=f"{name} is to be read, and would be overwritten: give another --out"):
+        predict_file(predictor, [tmp_path / "m.csv"], tmp_path / out)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_many_keep_their_order_and_failures_their_place(predictor, sound, tmp_path):

@@ -47,7 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
     """A :class:`UserError` where ``out`` is one of the files that are read, and would be overwritten."""
-    if any(out.resolve() == path.resolve() for path in inputs):
+    target = out.resolve()
+    if any(target == path.resolve() for path in inputs):
         raise UserError(f"{out} is to be read, and would be overwritten: give another --out")
 
 

@@ -57,15 +57,19 @@ def predict_file(
         progress: called with the number of rows done.
 
     Raises:
-        UserError: a bad manifest, or a file that cannot be written; nothing is left behind.
+        UserError: a bad manifest, or a file that cannot be written or is read, such as a recording of a manifest;
+            nothing is left behind.
     """
     if out.is_dir():
         raise UserError(f"{out} is a folder: name a file to write the predictions to, such as predictions.jsonl")
     errors = out.with_name(out.stem + ".errors.jsonl")
     for path in (out, errors):
         refuse_inputs(path, data)
+    there = [path for path in (out, errors) if path.exists()]
     first: list[str] = []
     for utterance in _rows(data, audio_root):  # what is wrong with a manifest is said before anything is predicted
+        for path in there:
+            refuse_inputs(path, [*([utterance.audio] if utterance.audio else []), *utterance.features.values()])
         first += [utterance.text] if utterance.text and len(first) < CHUNK else []
     written = failed = 0
     examples: list[FailedRow] = []
