@@ -343,22 +343,31 @@ def test_streaming_gives_what_loading_gives(tmp_path):
     np.testing.assert_allclose(streamed[:n], loaded[:n], atol=1e-3)
 
 
-def test_streaming_keeps_the_clock_of_sound_with_a_gap(tmp_path):
-    import av
-
-    path = tmp_path / "gap.mkv"
-    with av.open(str(path), "w") as container:
+def write_blocks(path: Path, *starts: int, **options: str) -> Path:
+    """Half a second of sound at each of the starts in seconds, in Matroska."""
+    with av.open(str(path), "w", format="matroska", options=options) as container:
         stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        for at in (8_000, 48_000):  # two seconds apart
+        for start in starts:
             frame = av.AudioFrame.from_ndarray(np.full((1, 8_000), 8_000, np.int16), format="s16", layout="mono")
-            frame.sample_rate, frame.pts = 16_000, at
+            frame.sample_rate, frame.pts = 16_000, start * 16_000
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    sound = np.concatenate(list(media.stream_audio(path)))
-    loud = np.abs(sound) > 0.1
-    first = int(np.argmax(loud))
-    assert not loud[first + 8_400 : first + 39_600].any()
-    assert loud[first + 40_400 : first + 47_600].all()
+    return path
+
+
+@pytest.mark.parametrize("options", [{}, {"live": "1"}])  # a live one does not say how long it is
+def test_streaming_keeps_the_clock_of_sound_with_a_gap(tmp_path, options):
+    path = write_blocks(tmp_path / "gap.mkv", 0, 3, **options)
+    loud = np.abs(np.concatenate(list(media.stream_audio(path)))) > 0.1
+    assert len(loud) == pytest.approx(56_000, abs=160)
+    assert loud[400:7_600].all()
+    assert not loud[8_400:47_600].any()
+    assert loud[48_400:55_600].all()
+
+
+def test_a_timestamp_of_days_is_no_gap_where_nothing_says_how_long_it_is(tmp_path):
+    path = write_blocks(tmp_path / "a.mkv", 0, 1_000_000, 1_000_001, live="1")
+    assert sum(map(len, media.stream_audio(path))) == pytest.approx(1.5 * 16_000, abs=160)
 
 
 def test_streaming_refuses_what_holds_no_sound(tmp_path):

@@ -36,6 +36,7 @@ MAX_SECONDS = 60.0
 _SLACK_SECONDS = 0.1  # codecs pad the last frame: what was cut at the limit is a little over it
 _SEEK_FROM_SECONDS = 20.0  # nearer to the start, decoding up to it is as fast and needs no index
 _GAP_SECONDS = 0.1  # less is rounding of timestamps
+_LONGEST_GAP_SECONDS = 6 * 3600.0  # where no length bounds it: more is a damaged timestamp, and 700 MB of silence
 _PREROLL_SECONDS = 1.0  # what a decoder may need before its output is right: Opus 0.08, mp3's bit reservoir less
 
 Piece = tuple[int, np.ndarray]
@@ -91,7 +92,8 @@ def load_audio(
 def stream_audio(path: Path, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
     """All the sound of a file of any length, block by block: float32 of shape (samples,), mono, in [-1, 1].
 
-    On the media's own clock: sound that begins later than 0, and longer gaps in it, are filled with silence.
+    On the media's own clock: sound that begins later than 0, and longer gaps in it, are filled with silence; gaps of more
+    than 6 hours only where the file says how long it is.
 
     Raises:
         MediaError: as :func:`load_audio` for a file that cannot be opened or gives no sound; for no length.
@@ -125,7 +127,7 @@ def duration(path: Path) -> float:
             return float(stream.duration * stream.time_base)
         if container.duration is not None:
             return container.duration / 1e6
-    return sum(len(samples) / rate for rate, samples in _pieces(path, 0.0, math.inf))
+    return sum(len(samples) / rate for rate, samples in _on_clock(path))
 
 
 def says_duration(path: Path) -> bool:
@@ -155,11 +157,16 @@ def _clipped(samples: np.ndarray) -> np.ndarray:
 def _on_clock(path: Path) -> Iterator[Piece]:
     """All frames, with silence where the clock says that something is missing; never beyond the file's own length."""
     with _opened(path) as (container, stream):
-        longest = (container.duration or 0) / 1e6
+        # A live recording (a browser's, or one that was never finished) says no length, and of Matroska without one
+        # FFmpeg guesses it by the bit rate.
+        says = container.duration and not container.format.name.startswith("matroska")
+        longest = container.duration / 1e6 if says else math.inf
         clock = 0.0
         for time, frame in _frames(container, stream):
             rate = frame.sample_rate
             gap = min(time, longest) - clock if time is not None else 0.0
+            if math.isinf(longest) and gap > _LONGEST_GAP_SECONDS:
+                gap = 0.0
             while gap > _GAP_SECONDS:
                 silence = np.zeros(round(min(gap, 60.0) * rate), dtype=np.float32)
                 yield rate, silence
