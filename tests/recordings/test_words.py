@@ -41,3 +41,11 @@ def test_words_that_nobody_heard_do_not_fill_a_silence(tmp_path):
     (tmp_path / "a.txt").write_text("We went to the sea, I love it, and had fish and chips.")
     words = align_text(tmp_path / "a.txt", heard).passages[0].words
     assert [(w.start, w.end) for w in words[5:8]] == [(2.0, 2.5), (2.5, 3.0), (3.0, 3.5)]
+
+
+def test_a_long_text_of_few_words_is_matched(tmp_path):
+    song = "we will we will rock you now let it be let it be".split() * 25
+    heard = Transcript((Passage(spread(" ".join(song), 0, 100)),), "x")
+    (tmp_path / "a.txt").write_text(" ".join(["So", *song[1:]]))
+    words = align_text(tmp_path / "a.txt", heard).passages[0].words
+    assert [w.start for w in words] == pytest.approx([w.start for w in heard.passages[0].words])

@@ -26,7 +26,8 @@ def align_text(path: Path, heard: Transcript) -> Transcript:
     if not words:
         raise UserError(f"{path}: no words in it")
     times = [word for passage in heard.passages for word in passage.words]
-    matcher = SequenceMatcher(None, [_plain(w) for w in words], [_plain(w.text) for w in times])
+    plain = [_plain(w) for w in words], [_plain(w.text) for w in times]
+    matcher = SequenceMatcher(None, *plain, autojunk=False)  # else from 200 words on the frequent ones match nothing
     blocks = [block for block in matcher.get_matching_blocks() if block.size]
     matched = sum(block.size for block in blocks)
     if matched < _LEAST_MATCH * len(words):
