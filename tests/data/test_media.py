@@ -370,6 +370,24 @@ def test_a_timestamp_of_days_is_no_gap_where_nothing_says_how_long_it_is(tmp_pat
     assert sum(map(len, media.stream_audio(path))) == pytest.approx(1.5 * 16_000, abs=160)
 
 
+def test_sound_that_ends_before_the_picture_is_not_cut_off(tmp_path):
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        video = container.add_stream("mpeg4", rate=1)
+        video.width = video.height = 16
+        video.pix_fmt = "yuv420p"
+        frame = av.AudioFrame.from_ndarray(np.full((1, 16_000), 8_000, np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = 16_000, 0
+        container.mux([*sound.encode(frame), *sound.encode(None)])
+        for _ in range(10):
+            container.mux(video.encode(av.VideoFrame(16, 16, "yuv420p")))
+        container.mux(video.encode(None))
+    assert duration(path) == 1.0
+    with open_sound(path) as read:
+        assert not read.cut_off
+
+
 def test_streaming_refuses_what_holds_no_sound(tmp_path):
     (tmp_path / "no.wav").write_bytes(b"not media at all")
     with pytest.raises(MediaError, match="not audio or video"):

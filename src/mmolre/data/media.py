@@ -12,6 +12,7 @@ network.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
@@ -38,6 +39,7 @@ _SEEK_FROM_SECONDS = 20.0  # nearer to the start, decoding up to it is as fast a
 _GAP_SECONDS = 0.1  # less is rounding of timestamps
 _LONGEST_GAP_SECONDS = 6 * 3600.0  # where no length bounds it: more is a damaged timestamp, and 700 MB of silence
 _PREROLL_SECONDS = 1.0  # what a decoder may need before its output is right: Opus 0.08, mp3's bit reservoir less
+_CLOCK_TIME = re.compile(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)")
 
 Piece = tuple[int, np.ndarray]
 
@@ -125,6 +127,10 @@ def duration(path: Path) -> float:
     with _opened(path) as (container, stream):
         if stream.duration is not None and stream.time_base is not None:
             return float(stream.duration * stream.time_base)
+        # Matroska's own length is that of the whole, whose picture may go on after the sound.
+        if found := _CLOCK_TIME.fullmatch(stream.metadata.get("DURATION", "")):
+            hours, minutes, seconds = found.groups()
+            return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
         if container.duration is not None:
             return container.duration / 1e6
     return sum(len(samples) / rate for rate, samples in _on_clock(path))
