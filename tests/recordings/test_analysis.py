@@ -142,6 +142,33 @@ def test_a_second_call_finds_it_done_and_other_words_do_not(analysed, analyzer, 
         analyzer.analyze(other, write_transcript(tmp_path / "t.json", LINES[:0]), out)
 
 
+def test_a_transcript_that_is_saved_meanwhile_is_analysed_again(analyzer, recording, tmp_path):
+    transcript = write_transcript(tmp_path / "t.json")
+
+    def saved(what: str, _: float) -> None:
+        if what == "scoring":
+            write_transcript(transcript, LINES[:2])
+
+    timeline = analyzer.analyze(recording, transcript, tmp_path / "out", saved)
+    assert len(timeline.moments) == 6
+    assert analyzer.done(recording, transcript, tmp_path / "out") is None
+    assert analyzer.done(recording, write_transcript(transcript), tmp_path / "out") == timeline
+
+
+def test_a_transcript_whose_name_says_another_language_is_another(analyzer, recording, tmp_path):
+    transcript = tmp_path / "t.srt"
+    transcript.write_text("00:01.000 --> 00:03.000\ni love this movie\n")
+    assert analyzer.analyze(recording, transcript, tmp_path / "out").language is None
+    german = transcript.rename(tmp_path / "t.de.srt")
+    assert analyzer.done(recording, german, tmp_path / "out") is None
+
+
+def test_a_transcriber_without_a_model_is_told(tiny_run, recording, tmp_path):
+    (tmp_path / "whisper").mkdir()
+    with pytest.raises(UserError, match=r"whisper holds no model\.bin of a CTranslate2 Whisper"):
+        Analyzer(tiny_run.folder, str(tmp_path / "whisper")).key(recording, None)
+
+
 def test_another_process_finds_it_done(tiny_encoders, tiny_corpus, recording, tmp_path):
     """Of a model that adapts its encoders, whose weights are brought and folded when they are first needed."""
     recipe = corpus_recipe(tiny_encoders, epochs=1).model_dump()

@@ -86,7 +86,7 @@ class Timeline:
         transcript: where the words are from.
         model: facts about the model, for the report.
         notes: what a reader should know of this analysis.
-        key: tells one analysis from another: recording, transcript, transcriber, model.
+        key: tells one analysis from another: recording, transcript, transcriber, model, as they were when it began.
     """
 
     recording: str

@@ -41,7 +41,14 @@ class Transcriber:
         """What tells one transcriber from another; loads nothing."""
         if self._is_size or (SOURCES.get(self.source) is None and not Path(self.source).is_dir()):
             return self.source
-        return digest(locate(self.source) / "model.bin")
+        return digest(self._folder / "model.bin")
+
+    @cached_property
+    def _folder(self) -> Path:
+        folder = locate(self.source)
+        if not (folder / "model.bin").is_file():
+            raise UserError(f"transcriber {self.source!r}: {folder} holds no model.bin of a CTranslate2 Whisper")
+        return folder
 
     @cached_property
     def _is_size(self) -> bool:
@@ -52,9 +59,7 @@ class Transcriber:
     @cached_property
     def _model(self) -> Any:
         package = _package()
-        where = self.source if self._is_size else str(locate(self.source))
-        if not self._is_size and not (Path(where) / "model.bin").is_file():
-            raise UserError(f"transcriber {self.source!r}: {where} holds no model.bin of a CTranslate2 Whisper")
+        where = self.source if self._is_size else str(self._folder)
         threads = int(os.environ.get("OMP_NUM_THREADS") or 0) or min(os.cpu_count() or 1, 4)
         try:
             return package.WhisperModel(where, device="cpu", compute_type="int8", cpu_threads=threads)
