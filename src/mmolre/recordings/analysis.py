@@ -94,14 +94,15 @@ class Analyzer:
         return self._model.bundle.digest
 
     def key(self, path: Path, transcript: Path | None) -> str:
-        """The same iff recording, transcript, transcriber and model are.
+        """The same iff recording, transcript, their names, transcriber and model are.
 
         Raises:
             UserError: a file cannot be read.
         """
         needs_hearing = transcript is None or transcript.suffix.lower() == ".txt"
+        words = f"{transcript.name}\0{digest_of(transcript)}" if transcript else ""  # a name tells language and format
         parts = [
-            *(str(FORMAT), path.name, digest_of(path), digest_of(transcript) if transcript else ""),
+            *(str(FORMAT), path.name, digest_of(path), words),
             *(self.transcriber.identity if needs_hearing else "", self._model_digest),
         ]
         return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
@@ -119,24 +120,24 @@ class Analyzer:
         """See :func:`analyze`. What ``out`` holds of the same recording is replaced."""
         if out is not None:
             _check_other(out, path, transcript)
+        from mmolre.data.media import duration
+
         with contextlib.ExitStack() as stack:
             if out is not None:
                 stack.enter_context(_folder(out))
             end = 0.1 if transcript is None or transcript.suffix.lower() == ".txt" else 0.2
-            total: list[float] = []
+            total = max(duration(path), 0.1)  # what is no media is refused here, before it is read whole
+            # Before anything is read: a file that is saved meanwhile does not give its new key to what it was.
+            identity = digest_of(path), self.key(path, transcript)
 
             def decoded(seconds: float) -> None:
-                if not total:
-                    from mmolre.data.media import duration
-
-                    total.append(max(duration(path), 0.1))
-                progress("reading the sound", end * min(seconds / total[0], 1.0))
+                progress("reading the sound", end * min(seconds / total, 1.0))
 
             sound = stack.enter_context(open_sound(path, decoded))
             mp3 = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mmolre-"))) / SOUND
             pool = stack.enter_context(ThreadPoolExecutor(1))
             encoding = pool.submit(write_mp3, sound, mp3) if out is not None else None
-            timeline = self._timeline(path, transcript, sound, progress, end)
+            timeline = self._timeline(path, transcript, sound, identity, progress, end)
             if out is not None and encoding is not None:
                 progress("writing", 0.99)
                 encoding.result()
@@ -145,11 +146,19 @@ class Analyzer:
         return timeline
 
     def _timeline(
-        self, path: Path, transcript: Path | None, sound: Sound, progress: Progress, begin: float
+        self,
+        path: Path,
+        transcript: Path | None,
+        sound: Sound,
+        identity: tuple[str, str],
+        progress: Progress,
+        begin: float,
     ) -> Timeline:
+        """``identity``: the recording's digest and the analysis's key; ``begin``: the share that is done."""
         from mmolre.recordings.score import recording_encoders, score
 
         encoders = recording_encoders(self.predictor)
+        source, key = identity
         notes = []
         if sound.cut_off:
             notes.append(
@@ -187,7 +196,7 @@ class Analyzer:
         )
         return Timeline(
             recording=name_of(path),
-            source=digest_of(path),
+            source=source,
             seconds=round(sound.seconds, 3),
             moments=moments,
             language=words.language,
@@ -195,7 +204,7 @@ class Analyzer:
             transcript=words.origin,
             model=self._facts(list(encoders)),
             notes=[*notes, *words.notes],
-            key=self.key(path, transcript),
+            key=key,
         )
 
     def _facts(self, reads: list[str]) -> dict[str, object]:
