@@ -91,3 +91,16 @@ def test_balance_does_not_count_padding():
     spoiled = rows.masked_fill(~valid[..., None], float("nan"))
     assert torch.equal(balance_loss(spoiled, valid), expected)
     assert balance_loss(rows) != expected
+
+
+def test_autocast_rounds_no_choice():
+    """Where a model is trained by products in bfloat16, it keeps the experts that it keeps in use."""
+    torch.manual_seed(0)
+    router = TopKRouter(32, 8, 3)
+    x = torch.randn(200, 32)
+    expected = router(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        gates = router(x)
+    for got, wanted in zip(gates, expected, strict=True):
+        assert got.dtype == torch.float32
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)

@@ -35,8 +35,10 @@ class TopKRouter(nn.Module):
         self.project = nn.Linear(width, experts)
 
     def forward(self, x: Tensor) -> Gates:
-        """(..., d) -> gates over N experts, for each row by itself."""
-        probabilities = self.project(x).softmax(dim=-1)
+        """(..., d) -> gates over N experts, for each row by itself; never in lower precision than the weights."""
+        # Autocast would round the logits: near a tie another expert is kept than where the model is used.
+        with torch.autocast(x.device.type, enabled=False):
+            probabilities = self.project(x.to(self.project.weight.dtype)).softmax(dim=-1)
         weights = probabilities
         if self.top_k < probabilities.shape[-1]:
             kept, chosen = probabilities.topk(self.top_k, dim=-1)
