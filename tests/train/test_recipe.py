@@ -187,3 +187,11 @@ def test_aliases_of_aliases_are_looked_at_once(tmp_path):
     path.write_text("\n".join(lines))  # 2 ** 60 leaves
     with pytest.raises(UserError, match="unknown key a"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    "model", [{"trunk": "ple", "specific_rank": 4}, {"routing": "uniform", "specific_rank": 0}, {"shared_ranks": []}]
+)
+def test_top_k_is_not_asked_for_where_nothing_is_chosen(model):
+    content = {"name": "a", "encoders": {"text": {"source": "minilm"}}, "model": {"shared_ranks": [4]} | model}
+    assert parse_recipe(content, "r.yaml").model.top_k == 4

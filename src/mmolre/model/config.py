@@ -107,7 +107,7 @@ class ModelConfig(BaseModel):
         blocks: UniTSE blocks per modality (paper: 2); 0 removes UniTSE.
         shared_ranks: ranks r_n of the N shared experts, possibly unequal; ``()`` removes them.
         specific_rank: rank of the one expert that each task owns; 0 removes them.
-        top_k: how many shared experts each router keeps (k = N keeps all).
+        top_k: how many shared experts each router keeps (k = N keeps all); not read where there is no router.
         activation: between an expert's two convolutions (ours: GELU).
         routing: ``utterance`` (one set of gates per utterance), ``token``, or ``uniform`` (no router: gates 1 / N).
             Uniform and without own experts, nothing differs between the tasks: hard parameter sharing.
@@ -144,7 +144,8 @@ class ModelConfig(BaseModel):
             raise ValueError("tasks must name one or both of sentiment and emotion, each once")
         if any(rank < 1 for rank in self.shared_ranks):
             raise ValueError("shared_ranks must all be at least 1")
-        if self.shared_ranks and self.top_k > len(self.shared_ranks):
+        chooses = self.trunk == "unitse" and self.routing != "uniform"
+        if chooses and self.shared_ranks and self.top_k > len(self.shared_ranks):
             raise ValueError(f"top_k is {self.top_k}, but there are only {len(self.shared_ranks)} shared experts")
         if self.blocks and not self.shared_ranks and not self.specific_rank:
             raise ValueError("a block needs shared_ranks, a specific_rank, or both; blocks: 0 removes UniTSE")
