@@ -501,3 +501,47 @@ def test_modality_dropout_by_its_chance():
         text, audio = (masks[m].any(1).float().mean().item() for m in ("text", "audio"))
         assert text == pytest.approx(1 - chance / 2, abs=0.03)
         assert audio == pytest.approx(1 - chance / 2, abs=0.03)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 12])
+def test_the_labels_of_a_step_count_alike_in_whatever_part_they_are(tmp_path, parts):
+    """Few have a sentiment: the mean over them is of the batch, not of the parts that have any."""
+    rows = tiny_rows(12, 3)
+    few = Rows(
+        [replace(u, sentiment=u.sentiment if i in (0, 7, 8) else None) for i, u in enumerate(rows.utterances)],
+        rows.arrays,
+    )
+    found = []
+    for accumulate in (1, parts):
+        plain = {"dropout": 0.0, "unimodal_heads": False}
+        recipe = tiny_recipe(
+            accumulate=accumulate,
+            batch_size=12,
+            epochs=1,
+            modality_dropout=0.0,
+            clip=1e9,
+            model=plain,
+            more={"objective": {"router_balance": 0.0}},
+        )
+        trainer = make(tmp_path / str(accumulate), recipe, few)
+        trainer.run()
+        found.append(([p.grad for p in trainer.model.parameters()], epochs(tmp_path / str(accumulate))[-1]["train"]))
+    (whole, logged), (summed, logged_by_parts) = found
+    for name in ("loss", "sentiment", "emotion"):
+        assert logged_by_parts[name] == pytest.approx(logged[name], rel=1e-5)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, summed, strict=True) if a is not None)
+
+
+def test_logged_losses_are_means_over_labels(tmp_path):
+    """Batches of one set of modalities, of which one has no sentiment at all, do not make the mean smaller."""
+    rows = tiny_rows(24, 1, (("text",), ("audio",)))
+    spoken = [replace(u, sentiment=None) if i % 2 else u for i, u in enumerate(rows.utterances)]
+    plain = {"dropout": 0.0, "unimodal_heads": False}
+    recipe = tiny_recipe(epochs=1, batch_size=4, learning_rate=1e-12, ema=0, model=plain)
+    trainer = make(tmp_path, recipe, Rows(spoken, rows.arrays))
+    batch = collate(spoken, rows.arrays)
+    with torch.no_grad():
+        said = trainer.model.eval()(batch.features, batch.masks).tasks["sentiment"]
+    trainer.run()
+    expected = (said - batch.sentiment).abs().nanmean().item()
+    assert epochs(tmp_path)[0]["train"]["sentiment"] == pytest.approx(expected, rel=1e-4)

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets
+from mmolre.data.batching import Batch, collate, likeness, shuffled_buckets, targets
 from mmolre.data.dataset import Rows
 from mmolre.errors import UserError
 from mmolre.files import cannot_write
 from mmolre.model.mmolre import MMoLRE
+from mmolre.schema import TASKS
 from mmolre.train import conflict, surgery
 from mmolre.train.adaptation import parameter_groups
 from mmolre.train.augment import shortened
@@ -139,6 +140,8 @@ class Trainer:
             if self.state["finished"]:
                 return self.state
             self.state["content"] = content  # checkpoints did not always have it
+            if not all(isinstance(of, list) for of in self.state["sums"].values()):  # nor weights beside the sums
+                self.state["sums"] = {}
             self._cut_log()
             self._log(event="resumed", epoch=self.state["epoch"], step=self.state["step"], **self._computes)
         else:
@@ -153,12 +156,12 @@ class Trainer:
             total_steps = settings.epochs * len(batches)
             self.model.train()
             while self.state["in_epoch"] < len(batches):
-                losses = self._step(batches[self.state["in_epoch"]], total_steps)
+                rows = batches[self.state["in_epoch"]]
+                losses = self._step(rows, total_steps)
                 self.state["step"] += 1
                 self.state["in_epoch"] += 1
                 self.state["seconds"] = time.monotonic() - started
-                for name, value in losses.items():
-                    self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
+                self._count(losses, self._labels(rows))
                 self.report(Progress(self.state["epoch"] + 1, self.state["step"], total_steps, losses))
                 stop = self.should_stop()
                 if stop or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
@@ -166,7 +169,7 @@ class Trainer:
                     saved = time.monotonic()
                 if stop:
                     raise InterruptedRunError
-            self._end_epoch(len(batches), started)
+            self._end_epoch(started)
             saved = time.monotonic()
             if self.state["finished"]:
                 break
@@ -192,9 +195,12 @@ class Trainer:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         losses: dict[str, float] = {}
         size = math.ceil(len(rows) / settings.accumulate)
+        whole = self._labels(rows)
         for i in range(0, len(rows), size):
             part = rows[i : i + size]
-            found = self._backward(part, parameters, share=len(part) / len(rows), first=i == 0)
+            # A task's loss is a mean over labels: by rows, a part without any would make the others count less.
+            shares = {task: n / max(whole[task], 1) for task, n in self._labels(part).items()}
+            found = self._backward(part, parameters, shares, share=len(part) / len(rows), first=i == 0)
             for name, value in found.items():
                 losses[name] = losses.get(name, 0.0) + value
         norm = torch.nn.utils.clip_grad_norm_(parameters, settings.clip).item()
@@ -209,10 +215,36 @@ class Trainer:
             get_ema_multi_avg_fn(decay)(averages, currents, None)
         return losses
 
+    def _labels(self, rows: list[int]) -> dict[str, int]:
+        """Task -> how many labels of it, or words of teachers on it, a batch has."""
+        counts = {}
+        taught = (None, None) if self.taught is None else self.taught.of(rows)
+        truths = targets([self.train_rows.utterances[i] for i in rows])
+        for task, truth, said in zip(TASKS, truths, taught, strict=True):
+            unknown = truth.isnan() if said is None else truth.isnan() & said.isnan()
+            counts[task] = int((~unknown).sum())
+        return {task: counts[task] for task in self.model.config.tasks}
+
+    def _count(self, losses: Mapping[str, float], labels: Mapping[str, int]) -> None:
+        """Take a step's losses into the epoch's means: a task's is over its labels, the others' over steps."""
+        for name, value in losses.items():
+            sums, weight = self.state["sums"], labels.get(name, 1)
+            total, weights = sums.get(name, (0.0, 0))
+            sums[name] = (total + weight * value, weights + weight)
+
     def _backward(
-        self, rows: list[int], parameters: list[torch.nn.Parameter], *, share: float, first: bool
+        self,
+        rows: list[int],
+        parameters: list[torch.nn.Parameter],
+        shares: Mapping[str, float],
+        *,
+        share: float,
+        first: bool,
     ) -> dict[str, float]:
-        """Add the gradient of ``share`` times the loss of these rows; returns the losses times ``share``."""
+        """Add the gradient of these rows' loss, each task's times its one of ``shares``, the rest times ``share``.
+
+        Returns the losses, times the same.
+        """
         settings, step = self.recipe.training, self.state["step"]
         batch = collate([self.train_rows.utterances[i] for i in rows], [self._heard(i) for i in rows])
         batch = drop_modalities(batch, settings.modality_dropout).to(self.device)
@@ -223,8 +255,9 @@ class Trainer:
                 loss = self.objective.twice(output, self.model(batch.features, batch.masks), batch, taught)
             else:
                 loss = self.objective(output, batch, taught)
+        total = torch.stack([*(shares[task] * term for task, term in loss.tasks.items()), share * loss.common]).sum()
         # Read at once: each reading waits for a GPU.
-        values = torch.stack([loss.total.detach(), *loss.parts.values()]).tolist()
+        values = torch.stack([total.detach(), *loss.parts.values()]).tolist()
         losses = dict(zip(["loss", *loss.parts], values, strict=True))
         if not math.isfinite(losses["loss"]):
             self._stop_at_nan(batch.ids, {name: losses[name] for name in loss.parts})
@@ -233,8 +266,8 @@ class Trainer:
         if self.recipe.objective.surgery == "pcgrad":
             surgery.backward(loss.tasks, loss.common, parameters, self.model.placeholders.parameters())
         else:
-            (share * loss.total).backward()
-        return {name: share * value for name, value in losses.items()}
+            total.backward()
+        return {"loss": losses.pop("loss")} | {name: shares.get(name, share) * x for name, x in losses.items()}
 
     def _heard(self, i: int) -> Mapping[str, np.ndarray]:
         """The features of a training row, as this step has them."""
@@ -256,7 +289,7 @@ class Trainer:
             "Look at these utterances, or lower training.learning_rate"
         )
 
-    def _end_epoch(self, batches: int, started: float) -> None:
+    def _end_epoch(self, started: float) -> None:
         state, settings = self.state, self.recipe.training
         state["epoch"] += 1
         state["in_epoch"] = 0
@@ -276,7 +309,7 @@ class Trainer:
             event="epoch",
             epoch=state["epoch"],
             step=state["step"],
-            train={name: total / batches for name, total in state["sums"].items()},
+            train={name: total / weight for name, (total, weight) in state["sums"].items() if weight},
             valid={t: _scalars(validation.metrics[t]) for t in ("sentiment", "emotion") if t in validation.metrics},
             score=validation.score,
             best=better,
