@@ -8,6 +8,7 @@ from mmolre.inference import infer
 from mmolre.train.adaptation import parameter_groups
 from mmolre.train.loop import Trainer
 from mmolre.train.recipe import parse_recipe
+from mmolre.train.start import take_weights
 from tiny_runs import MIXED, tiny_arrays, tiny_model, tiny_recipe, tiny_rows
 
 STARTED = {"start_from": "somewhere"}
@@ -84,8 +85,23 @@ def test_not_seen_at_all(tmp_path):
         ({"training": {"only": ["text"]}}, r"training\.only needs start_from"),
         ({"start_fresh": ["audio"], "start_from": "a"}, r"start_fresh: audio is no modality"),
         ({"start_fresh": ["text"]}, r"start_fresh needs start_from"),
+        (
+            {"features": {"face": {}}, "training": {"only": ["face"]}, "start_fresh": ["text"], "start_from": "a"},
+            r"start_fresh: text would never learn",
+        ),
     ],
 )
 def test_refused(content, message):
     with pytest.raises(UserError, match=message):
         parse_recipe({"name": "a", "encoders": {"text": {"source": "minilm"}}} | content, "r.yaml")
+
+
+@pytest.mark.parametrize("lacks", [{"modalities": ("text",)}, {"tasks": ("sentiment",)}])
+def test_what_would_never_learn_must_have_learned(tmp_path, lacks):
+    """Placeholders, fusion or heads that the earlier model lacks would stay as they were drawn."""
+    tiny_model(**lacks).save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"model lacks \S+ and \d+ more that, by training\.only, would never learn"):
+        take_weights(tiny_model(seed=1), str(tmp_path / "model"), only=("audio",))
+    take_weights(tiny_model(seed=1), str(tmp_path / "model"))
+    tiny_model().save_pretrained(tmp_path / "whole")
+    take_weights(tiny_model(seed=1), str(tmp_path / "whole"), ("audio",), only=("audio",))

@@ -138,3 +138,11 @@ def test_features_of_no_training_utterance_are_refused(tmp_path, splits):
     write_feature_file(tmp_path / "data/face.safetensors", named or [("train_0", np.zeros((2, 5)))])
     with pytest.raises(UserError, match="no training utterance has the features 'face'"):
         train(recipe(), [manifest], tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore:features face")
+def test_what_is_not_finite_is_refused_where_nothing_stands_for_it(tmp_path):
+    manifest = write_features_corpus(tmp_path, bad=True)
+    message = r"features face: NaN or infinite in utterance train-0; .* --set features\.face\.standardize=true"
+    with pytest.raises(UserError, match=message):
+        train(recipe(face={"standardize": False}), [manifest], tmp_path / "run")

@@ -190,7 +190,7 @@ class TrainingRecipe(_Part):
             and ``unimodal_heads``. The innermost counts; 1 where none is named.
         layer_decay: each layer of an encoder learns at this fraction of the rate of the one above it.
         accumulate: go through a batch in so many parts, one after the other: less memory, the same step but for
-            rounding and what is a mean over a part.
+            rounding, the balance term and unimodal heads where not all utterances have the same modalities.
         clip: gradient norm.
         ema: decay of the averaged weights that are validated and saved; 0 for none.
         modality_dropout: chance that an utterance with several modalities loses all but one of them in a step.
@@ -308,6 +308,8 @@ class Recipe(_Part):
                 raise ValueError(f"{where}: {', '.join(sorted(unknown))} is no modality of the recipe")
             if named and self.start_from is None:
                 raise ValueError(f"{where} needs start_from: the rest must have learned before")
+        if never := set(self.start_fresh) - set(self.training.only or modalities):
+            raise ValueError(f"start_fresh: {', '.join(sorted(never))} would never learn: name it in training.only")
         if self.training.accumulate > 1 and self.objective.surgery != "none":
             raise ValueError("training.accumulate does not go with objective.surgery")
         sets = [("training.repeat", key) for key in self.training.repeat]

@@ -118,7 +118,7 @@ def make_model(recipe: Recipe, sources: Mapping[str, Source], train_rows: Rows) 
         model.inputs[name].norm.fit(values)  # type: ignore[union-attr, operator]
     if recipe.start_from:
         _warn_of_other_encoders(recipe.start_from, sources, recipe.start_fresh)
-        take_weights(model, recipe.start_from, recipe.start_fresh)
+        take_weights(model, recipe.start_from, recipe.start_fresh, recipe.training.only)
     return model
 
 
@@ -134,6 +134,17 @@ def _warn_of_other_encoders(name: str, sources: Mapping[str, Source], fresh: Seq
                 f"another encoder, name {modality} in start_fresh",
                 stacklevel=3,
             )
+
+
+def _check_finite(recipe: Recipe, rows: Rows) -> None:
+    """Where features are not standardised nothing stands for a NaN, and all that is computed of it would be one."""
+    for name in (name for name, part in recipe.features.items() if not part.standardize):
+        for utterance, arrays in zip(rows.utterances, rows.arrays, strict=True):
+            if name in arrays and not np.isfinite(arrays[name]).all():
+                raise UserError(
+                    f"features {name}: NaN or infinite in utterance {utterance.id}; mend the file, or let the mean "
+                    f"stand for it by --set features.{name}.standardize=true"
+                )
 
 
 def _warn_of_learned_valid(recipe: Recipe) -> None:
@@ -218,6 +229,8 @@ def train_on(
                 "give the same --data again"
             )
         rows = {"train": _joined(rows["train"], _seen(rows["valid"], recipe)), "valid": Rows([], [])}
+    for split in rows.values():
+        _check_finite(recipe, split)
     about = _about(recipe, rows["train"].utterances, device)
     taught = None
     if recipe.teachers:

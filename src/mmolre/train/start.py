@@ -32,7 +32,7 @@ def earlier_model(key: str, name: str) -> Path:
 
 
 @torch.no_grad()
-def take_weights(model: MMoLRE, name: str, fresh: Sequence[str] = ()) -> None:
+def take_weights(model: MMoLRE, name: str, fresh: Sequence[str] = (), only: Sequence[str] = ()) -> None:
     """Give ``model`` the weights that it has in common with the model ``name``, by their names.
 
     What only one of the two has (a task, a modality, layers of an encoder that learn in one of them alone) stays as it
@@ -42,9 +42,11 @@ def take_weights(model: MMoLRE, name: str, fresh: Sequence[str] = ()) -> None:
     Args:
         name: a run's folder, a model's folder, or a hub id.
         fresh: modalities whose own parts stay as they are, too.
+        only: modalities whose own parts alone will learn, where not all will.
 
     Raises:
-        UserError: no model there; a part that both have is of another shape or of other layers of an encoder.
+        UserError: no model there; a part that both have is of another shape or of other layers of an encoder; by
+            ``only``, a part that the other model lacks would stay as it was drawn.
 
     Warns:
         UserWarning: an encoder that had learned there is frozen here, and begins as it was pretrained.
@@ -71,6 +73,12 @@ def take_weights(model: MMoLRE, name: str, fresh: Sequence[str] = ()) -> None:
             raise UserError(f"start_from: {name} is of another shape than this recipe's model: {key} is {shapes}")
     if not common:
         raise UserError(f"start_from: {name} has nothing in common with this recipe's model")
+    drawn = [key for key in saved_state(model) if key not in common and not is_part_of(key, only)] if only else []
+    if drawn:
+        raise UserError(
+            f"start_from: {name} lacks {drawn[0]} and {len(drawn) - 1} more that, by training.only, would never learn: "
+            "start from a model of the same modalities and tasks"
+        )
     model.load_state_dict(common, strict=False)
 
 
