@@ -6,6 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -248,6 +249,25 @@ def test_a_silent_recording_is_scored_by_its_words(analyzer, tmp_path):
     assert [m.voice for m in silent.moments] == [None] * 3
     alone = [analyzer.predictor.predict(text=m.text) for m in silent.moments]
     assert [m.sentiment for m in silent.moments] == pytest.approx([p.sentiment for p in alone], abs=1e-4)
+
+
+def test_words_of_the_end_that_could_not_be_read_are_told_of(analyzer, tmp_path):
+    path = tmp_path / "a.flac"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("flac", rate=16_000, layout="mono")
+        noise = np.random.default_rng(0).normal(0, 3000, (1, 300 * 16_000)).astype(np.int16)
+        frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    path.write_bytes(path.read_bytes()[: int(0.9915 * path.stat().st_size)])  # 297.4 s: so little is missing that no note says so
+    segments = [{"start": start, "end": start + 0.4, "text": "so good"} for start in (0.0, 297.5, 299.6)]
+    transcript = tmp_path / "t.json"
+    transcript.write_text(json.dumps(segments))
+    timeline = analyzer.analyze(path, transcript)
+    assert 297 < timeline.seconds < 297.5
+    assert [m.text for m in timeline.moments] == ["so good", "so good"]
+    assert timeline.moments[1].end <= timeline.seconds
+    assert "2 words of the transcript, from 4:59 on" in timeline.notes[0]
 
 
 def test_a_mood_is_counted_as_it_is_shown(analysed):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mmolre import UserError
-from mmolre.recordings.transcript_file import read_transcript
+from mmolre.recordings.transcript_file import read_transcript, within
 
 SRT = """1
 00:00:01,000 --> 00:00:02,500
@@ -252,3 +252,18 @@ def test_words_without_a_time_of_theirs_are_told_of(tmp_path, kind):
     read = read_transcript(path, 10.0)
     assert [[word.text for word in p.words] for p in read.passages] == [["one"]]
     assert read.notes == ("2 passages of the transcript end before they last, and are left out, e.g. 'two' at 0:06.",)
+
+
+def test_words_after_the_end_of_what_could_be_read(tmp_path):
+    cues = ((1, 4, "Hello there my friend."), (991, 993, "And that was all."), (996, 999, "Good bye now."))
+    segments = [{"start": start, "end": end, "text": text, "speaker": str(start)} for start, end, text in cues]
+    (tmp_path / "a.json").write_text(json.dumps({"segments": segments}))
+    whole = read_transcript(tmp_path / "a.json", 1000)
+    assert within(whole, 1000) == whole
+    cut = within(whole, 991)
+    assert said(cut) == [("1", "Hello there my friend."), ("991", "And that was all.")]
+    assert all(w.start <= w.end <= 991 and w.start < 991 for w in cut.passages[1].words)
+    assert cut.notes == (
+        "Left out, as the sound that could be read ends before: 3 words of the transcript, from 16:36 on.",
+    )
+    assert said(within(whole, 993.5)) == said(cut)

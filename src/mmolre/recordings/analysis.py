@@ -21,7 +21,7 @@ from mmolre.recordings.outputs import as_csv, as_json, as_vtt
 from mmolre.recordings.sound import Sound, open_sound, write_mp3
 from mmolre.recordings.timeline import FORMAT, Timeline, read_timeline
 from mmolre.recordings.transcriber import DEFAULT, Transcriber
-from mmolre.recordings.transcript_file import read_transcript
+from mmolre.recordings.transcript_file import read_transcript, within
 from mmolre.recordings.words import Transcript, clock, joined, name_of
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Analyzer:
         heard_until = begin
         if transcript is not None and transcript.suffix.lower() != ".txt":
             words = read_transcript(transcript, max(sound.seconds, sound.promised))
-            words = _within(words, sound.seconds)
+            words = within(words, sound.seconds)
         else:
             heard_until = 0.7
             span = heard_until - begin
@@ -291,16 +291,6 @@ def refuse_foreign(files: Iterable[Path]) -> None:
     for file in files:
         if file.exists():
             raise UserError(f"{file} is not of an analysis, and would be overwritten: give another --out")
-
-
-def _within(words: Transcript, seconds: float) -> Transcript:
-    """Without what lies beyond the end of what could be read."""
-    passages = []
-    for passage in words.passages:
-        kept = tuple(w for w in passage.words if w.start < seconds)
-        if kept:
-            passages.append(replace(passage, words=kept))
-    return replace(words, passages=tuple(passages))
 
 
 def _with_language(words: Transcript) -> Transcript:

@@ -10,7 +10,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,34 @@ def read_transcript(path: Path, seconds: float) -> Transcript:
         "named by the transcript" if language else "not checked",
         (_told(lost),) if lost else (),
     )
+
+
+def within(transcript: Transcript, seconds: float) -> Transcript:
+    """What is said in the part of a recording that could be read.
+
+    Words up to 2 s after its end are its last ones; those after that are left out, which a note tells.
+
+    Args:
+        seconds: how much could be read.
+    """
+    latest = max(0.0, seconds - _LEAST_SECONDS)
+    passages: list[Passage] = []
+    lost: list[Word] = []
+    for passage in transcript.passages:
+        lost += (w for w in passage.words if w.start >= seconds + _SLACK_SECONDS)
+        kept = tuple(
+            Word(start := min(w.start, latest), max(min(w.end, seconds), start), w.text)
+            for w in passage.words
+            if w.start < seconds + _SLACK_SECONDS
+        )
+        if kept:
+            passages.append(replace(passage, words=kept))
+    if not lost:
+        return replace(transcript, passages=tuple(passages))
+    many = f"{len(lost)} words" if len(lost) > 1 else "a word"
+    first = min(word.start for word in lost)
+    note = f"Left out, as the sound that could be read ends before: {many} of the transcript, from {clock(first)} on."
+    return replace(transcript, passages=tuple(passages), notes=(*transcript.notes, note))
 
 
 def _told(lost: list[_Cue]) -> str:
