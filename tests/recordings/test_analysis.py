@@ -3,6 +3,7 @@ import errno
 import io
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import pytest
 import mmolre
 from mmolre import Timeline, UserError
 from mmolre.data.cache import FeatureCache
+from mmolre.data.media import duration
 from mmolre.encoders.text import TextEncoder
 from mmolre.recordings.analysis import Analyzer
 from mmolre.recordings.batch import analyze_all, find_recordings, find_transcript
 from mmolre.recordings.display import _in_short
 from mmolre.recordings.report import escape
+from mmolre.recordings.sound import Sound, write_mp3
 from mmolre.recordings.summary import disagreements, strongest, summarise
 from mmolre.recordings.timeline import COLUMNS, read_timeline
 from mmolre.train.recipe import Recipe
@@ -259,7 +262,9 @@ def test_words_of_the_end_that_could_not_be_read_are_told_of(analyzer, tmp_path)
         frame = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
         frame.sample_rate = 16_000
         container.mux([*stream.encode(frame), *stream.encode(None)])
-    path.write_bytes(path.read_bytes()[: int(0.9915 * path.stat().st_size)])  # 297.4 s: so little is missing that no note says so
+    path.write_bytes(
+        path.read_bytes()[: int(0.9915 * path.stat().st_size)]
+    )  # 297.4 s: so little is missing that no note says so
     segments = [{"start": start, "end": start + 0.4, "text": "so good"} for start in (0.0, 297.5, 299.6)]
     transcript = tmp_path / "t.json"
     transcript.write_text(json.dumps(segments))
@@ -357,6 +362,32 @@ def test_one_transcript_is_not_taken_for_several_recordings(analyzer, recording,
     with pytest.raises(UserError, match="is not a folder"):
         analyze_all(analyzer, [recording] * 2, tmp_path / "out", transcripts=write_transcript(tmp_path / "t.json"))
     assert not (tmp_path / "out").exists()
+
+
+def test_who_stops_an_analysis_does_not_wait_for_its_sound(analyzer, recording, tmp_path, monkeypatch):
+    ended: list[bool] = []
+
+    def forever(_: object, __: Path, stopped=lambda: False) -> None:
+        until = time.monotonic() + 20
+        while not stopped() and time.monotonic() < until:
+            time.sleep(0.01)
+        ended.append(stopped())
+
+    def stop(what: str, _: float) -> None:
+        if what == "scoring":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmolre.recordings.analysis.write_mp3", forever)
+    with pytest.raises(KeyboardInterrupt):
+        analyzer.analyze(recording, write_transcript(tmp_path / "t.json"), tmp_path / "out", stop)
+    assert ended == [True]
+
+
+def test_sound_that_nobody_needs_is_not_written(tmp_path):
+    sound = Sound(np.zeros(120 * 16_000, np.int16), 120.0)
+    asked = iter([False, True])
+    write_mp3(sound, tmp_path / "a.mp3", lambda: next(asked))
+    assert duration(tmp_path / "a.mp3") == pytest.approx(60, abs=0.2)
 
 
 def test_a_full_disk_leaves_the_folder_as_it_was(analyzer, recording, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
 from mmolre.data import language as languages
@@ -136,7 +137,9 @@ class Analyzer:
             sound = stack.enter_context(open_sound(path, decoded))
             mp3 = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mmolre-"))) / SOUND
             pool = stack.enter_context(ThreadPoolExecutor(1))
-            encoding = pool.submit(write_mp3, sound, mp3) if out is not None else None
+            left = Event()
+            stack.callback(left.set)  # the pool waits for its work: by Ctrl-C or an error it is not needed any more
+            encoding = pool.submit(write_mp3, sound, mp3, left.is_set) if out is not None else None
             timeline = self._timeline(path, transcript, sound, identity, progress, end)
             if out is not None and encoding is not None:
                 progress("writing", 0.99)

@@ -87,8 +87,12 @@ def open_sound(path: Path, progress: Callable[[float], None] = lambda _: None) -
         yield Sound(_Stored(raw, count), promised if says_duration(path) else count / SAMPLE_RATE)
 
 
-def write_mp3(sound: Sound, path: Path) -> None:
-    """The sound as a small mono mp3, which every browser plays."""
+def write_mp3(sound: Sound, path: Path, stopped: Callable[[], bool] = lambda: False) -> None:
+    """The sound as a small mono mp3, which every browser plays.
+
+    Args:
+        stopped: asked once a minute of sound; where it says so, the file stays unfinished.
+    """
     import av
 
     with av.open(str(path), "w", format="mp3") as container:
@@ -96,6 +100,8 @@ def write_mp3(sound: Sound, path: Path) -> None:
         stream.bit_rate = MP3_BITS_A_SECOND
         block = 60 * SAMPLE_RATE
         for first in range(0, len(sound.samples), block):
+            if stopped():
+                break
             frame = av.AudioFrame.from_ndarray(
                 np.ascontiguousarray(sound.samples[first : first + block])[None], format="s16p", layout="mono"
             )
