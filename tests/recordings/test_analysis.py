@@ -340,6 +340,15 @@ def test_many_with_one_broken_and_two_of_one_name(analyzer, tmp_path):
     assert not alone[0].without
 
 
+def test_a_recording_is_found_once_and_beside_an_analysis_of_its_folder(tmp_path, monkeypatch):
+    first, second = (write_wave(tmp_path / "in" / name, 220, 1) for name in ("a.wav", "b.wav"))
+    for name in ("timeline.json", "sound.mp3"):
+        (tmp_path / "in" / name).touch()
+    assert find_recordings([tmp_path / "in"]) == [first, second]
+    monkeypatch.chdir(tmp_path)
+    assert find_recordings([Path("in/a.wav"), first, tmp_path / "in"]) == [Path("in/a.wav"), second]
+
+
 def test_which_transcript_is_a_recordings_own(tmp_path):
     recording = tmp_path / "Talk.v2.MP4"
     for names, expected in (

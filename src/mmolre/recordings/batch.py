@@ -8,7 +8,7 @@ from pathlib import Path
 from mmolre.data.importers._common import MEDIA_SUFFIXES
 from mmolre.errors import UserError
 from mmolre.files import write_text
-from mmolre.recordings.analysis import TIMELINE, Analyzer, Progress, digest_of, is_ours, refuse_foreign
+from mmolre.recordings.analysis import SOUND, TIMELINE, Analyzer, Progress, digest_of, is_ours, refuse_foreign
 from mmolre.recordings.timeline import Timeline, read_timeline
 from mmolre.recordings.transcript_file import FORMATS
 
@@ -40,22 +40,25 @@ class Result:
 
 
 def find_recordings(paths: Sequence[Path]) -> list[Path]:
-    """The files, and of folders all media files below them; each once.
+    """The files, and of folders all media files below them; each once, by whatever paths it is given.
 
     Raises:
         UserError: a folder without any.
     """
-    found: dict[Path, None] = {}
+    found: dict[Path, Path] = {}
     for path in paths:
         if path.is_dir():
             inside = [p for p in sorted(path.rglob("[!.]*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
-            inside = [p for p in inside if not (p.parent / TIMELINE).exists()]  # sound that an analysis has written
+            inside = [
+                p for p in inside if not (p.name == SOUND and p.with_name(TIMELINE).exists())
+            ]  # an analysis's own
             if not inside:
                 raise UserError(f"{path}: no recording in this folder ({', '.join(SUFFIXES)})")
-            found |= dict.fromkeys(inside)
         else:
-            found[path] = None
-    return list(found)
+            inside = [path]
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def find_transcript(recording: Path, folder: Path) -> Path | None:
