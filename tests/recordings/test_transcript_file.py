@@ -60,6 +60,14 @@ def test_a_cue_that_is_a_number(tmp_path):
     assert said(read_transcript(tmp_path / "a.srt", 10)) == [(None, "7"), (None, "8")]
 
 
+def test_a_last_line_that_is_a_number(tmp_path):
+    # Without numbers, with them, and of an excerpt that lacks the first one.
+    for first, second in (("", "\n"), ("", ""), ("1\n", "\n2\n"), ("1\n", "2\n"), ("", "\n2\n")):
+        cues = f"{first}00:01.000 --> 00:02.000\nI was born in\n1984\n{second}00:03.000 --> 00:04.000\nin London.\n"
+        (tmp_path / "a.srt").write_text(cues)
+        assert said(read_transcript(tmp_path / "a.srt", 10)) == [(None, "I was born in 1984 in London.")]
+
+
 def test_json_of_transcribers_with_word_times(tmp_path):
     words = [{"word": " Good", "start": 1.0, "end": 1.2}, {"word": " day.", "start": 1.6, "end": 2.0}]
     segments = [

@@ -53,15 +53,20 @@ def _raw_cues(content: str, where: str) -> Iterator[_Raw]:
     web = content.lstrip("\ufeff").startswith("WEBVTT")
     times: tuple[float, float] | None = None
     lines: list[str] = []
-    for line in [*re.split(r"\r\n|\n|\r", content), None]:
+    rows = re.split(r"\r\n|\n|\r", content.lstrip("\ufeff"))
+    before_first = itertools.takewhile(lambda row: not _CUE.fullmatch(row), rows)
+    numbered = "".join([row.strip() for row in before_first if row.strip()][-1:]).isdecimal()
+    for i, line in enumerate([*rows, None]):
         match = None if line is None else _CUE.fullmatch(line)
         if line is not None and match is None and _TIMES.match(line):
             before = f"{where}: " if where else ""
             raise UserError(f"{before}{line.strip()[:60]!r} is no line of times such as 00:00:01,500 --> 00:00:03,000")
         if times is not None and (match or line is None or (web and not line)):
-            # The number of the next cue is no word; where it stands alone, a blank line before it says so.
-            if match and lines and lines[-1].isdecimal() and (len(lines) > 1 or not lines[0]):
-                lines.pop()
+            # The number of the next cue is no word. A blank line before it says so, or that cues are numbered at all.
+            if match and len(lines) > 1 and lines[-1].isdecimal():
+                apart = bool(rows[i - 1].strip()) and not rows[i - 2].strip()
+                if apart or numbered:
+                    lines.pop()
             yield _Raw(*times, [text for text in lines if text])
             times = None
         if match:
