@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmolre.errors import UserError
-from mmolre.files import read_json_lines, replacing, write_text
+from mmolre.files import read_json_lines, refuse_inputs, replacing, write_text
 
 
 def names(folder: Path) -> set[str]:
@@ -72,6 +72,13 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"^cannot write .*file/p: File exists$"):
         write_text(tmp_path / "file" / "p", "x")
+
+
+def test_a_link_to_itself_is_none_of_the_files(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    refuse_inputs(tmp_path / "p", [tmp_path / "loop"])
+    with pytest.raises(UserError, match="would be overwritten"):
+        refuse_inputs(tmp_path / "p", [tmp_path / "loop", tmp_path / "a" / ".." / "p"])
 
 
 def test_only_a_line_feed_ends_a_line_of_json(tmp_path):

@@ -47,8 +47,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:
     """A :class:`UserError` where ``out`` is one of the files that are read, and would be overwritten."""
-    target = out.resolve()
-    if any(target == path.resolve() for path in inputs):
+    target = os.path.realpath(out)
+    if any(target == os.path.realpath(path) for path in inputs):
         raise UserError(f"{out} is to be read, and would be overwritten: give another --out")
 
 

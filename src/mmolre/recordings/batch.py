@@ -1,5 +1,6 @@
 """Many recordings: each into a folder of its own, an overview of all; what is done already is not done again."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -45,19 +46,18 @@ def find_recordings(paths: Sequence[Path]) -> list[Path]:
     Raises:
         UserError: a folder without any.
     """
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
             inside = [p for p in sorted(path.rglob("[!.]*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
-            inside = [
-                p for p in inside if not (p.name == SOUND and p.with_name(TIMELINE).exists())
-            ]  # an analysis's own
+            # What an analysis has written is none of them.
+            inside = [p for p in inside if not (p.name == SOUND and p.with_name(TIMELINE).exists())]
             if not inside:
                 raise UserError(f"{path}: no recording in this folder ({', '.join(SUFFIXES)})")
         else:
             inside = [path]
         for file in inside:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 
 
