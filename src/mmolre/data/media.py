@@ -94,8 +94,8 @@ def load_audio(
 def stream_audio(path: Path, sample_rate: int = 16_000) -> Iterator[np.ndarray]:
     """All the sound of a file of any length, block by block: float32 of shape (samples,), mono, in [-1, 1].
 
-    On the media's own clock: sound that begins later than 0, and longer gaps in it, are filled with silence. In Matroska,
-    and where the file does not say how long it is, a gap of more than 6 hours is taken for damage, and is not.
+    On the media's own clock: sound that begins later than 0, and longer gaps in it, are filled with silence. A gap of
+    more than 6 hours in Matroska, or where the file does not say how long it is, is taken for damage, and is not.
 
     Raises:
         MediaError: as :func:`load_audio` for a file that cannot be opened or gives no sound; for no length.
