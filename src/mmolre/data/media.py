@@ -165,8 +165,8 @@ def _on_clock(path: Path) -> Iterator[Piece]:
     with _opened(path) as (container, stream):
         # A live recording (a browser's, or one that was never finished) says no length, and of Matroska without one
         # FFmpeg guesses it by the bit rate.
-        says = container.duration and not container.format.name.startswith("matroska")
-        longest = container.duration / 1e6 if says else math.inf
+        guessed = container.format.name.startswith("matroska")
+        longest = container.duration / 1e6 if container.duration and not guessed else math.inf
         clock = 0.0
         for time, frame in _frames(container, stream):
             rate = frame.sample_rate
