@@ -1,6 +1,7 @@
 """Integrated gradients through real encoders (tiny ones), and what the parts add up to."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -162,5 +163,6 @@ def test_files_and_bad_options(bundle, tiny_run, tiny_corpus, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             run.explain([str(tiny_run.folder)], out, **options)
+    other = shutil.copytree(tiny_run.folder, tmp_path / "other")
     with pytest.raises(UserError, match="logged no task conflict"):
-        run.explain([str(tiny_run.folder), str(tiny_run.folder)], out)
+        run.explain([str(tiny_run.folder), str(other)], out)
