@@ -50,10 +50,11 @@ class _Raw(NamedTuple):
 
 
 def _raw_cues(content: str, where: str) -> Iterator[_Raw]:
-    web = content.lstrip("\ufeff").startswith("WEBVTT")
+    content = content.lstrip("\ufeff")
+    web = content.startswith("WEBVTT")
     times: tuple[float, float] | None = None
     lines: list[str] = []
-    rows = re.split(r"\r\n|\n|\r", content.lstrip("\ufeff"))
+    rows = re.split(r"\r\n|\n|\r", content)
     before_first = itertools.takewhile(lambda row: not _CUE.fullmatch(row), rows)
     numbered = "".join([row.strip() for row in before_first if row.strip()][-1:]).isdecimal()
     for i, line in enumerate([*rows, None]):

@@ -156,12 +156,10 @@ class Trainer:
             total_steps = settings.epochs * len(batches)
             self.model.train()
             while self.state["in_epoch"] < len(batches):
-                rows = batches[self.state["in_epoch"]]
-                losses = self._step(rows, total_steps)
+                losses = self._step(batches[self.state["in_epoch"]], total_steps)
                 self.state["step"] += 1
                 self.state["in_epoch"] += 1
                 self.state["seconds"] = time.monotonic() - started
-                self._count(losses, self._labels(rows))
                 self.report(Progress(self.state["epoch"] + 1, self.state["step"], total_steps, losses))
                 stop = self.should_stop()
                 if stop or time.monotonic() - saved > 60 * settings.checkpoint_minutes:
@@ -185,6 +183,7 @@ class Trainer:
         return [[self.visits[i] for i in batch] for batch in batches]
 
     def _step(self, rows: list[int], total_steps: int) -> dict[str, float]:
+        """Learn from a batch; its losses, which are taken into the epoch's means."""
         settings, step = self.recipe.training, self.state["step"]
         torch.manual_seed(_mix(self.recipe.seed, step, 2))
         factor = schedule(step, total_steps, settings.warmup)
@@ -195,11 +194,12 @@ class Trainer:
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         losses: dict[str, float] = {}
         size = math.ceil(len(rows) / settings.accumulate)
-        whole = self._labels(rows)
-        for i in range(0, len(rows), size):
-            part = rows[i : i + size]
+        parts = [rows[i : i + size] for i in range(0, len(rows), size)]
+        labels = [self._labels(part) for part in parts]
+        whole = {task: sum(of[task] for of in labels) for task in self.model.config.tasks}
+        for i, (part, own) in enumerate(zip(parts, labels, strict=True)):
             # A task's loss is a mean over labels: by rows, a part without any would make the others count less.
-            shares = {task: n / max(whole[task], 1) for task, n in self._labels(part).items()}
+            shares = {task: n / max(whole[task], 1) for task, n in own.items()}
             found = self._backward(part, parameters, shares, share=len(part) / len(rows), first=i == 0)
             for name, value in found.items():
                 losses[name] = losses.get(name, 0.0) + value
@@ -213,6 +213,7 @@ class Trainer:
             learning = zip(self.averaged.parameters(), self.model.parameters(), strict=True)
             averages, currents = zip(*(pair for pair in learning if pair[1].requires_grad), strict=True)
             get_ema_multi_avg_fn(decay)(averages, currents, None)
+        self._count(losses, whole)
         return losses
 
     def _labels(self, rows: list[int]) -> dict[str, int]:
