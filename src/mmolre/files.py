@@ -25,8 +25,7 @@ def replacing(path: Path) -> Iterator[Path]:
     beside = None
     target = Path(os.path.realpath(path))
     try:
-        if target.exists() and not target.is_file():
-            raise UserError(f"{path} is no file: name one, which would be replaced")
+        refuse_folders([path])
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
         os.close(handle)
@@ -43,6 +42,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if beside is not None:
             beside.unlink(missing_ok=True)
+
+
+def refuse_folders(outputs: Iterable[Path]) -> None:
+    """A :class:`UserError` where one of these is there and no file (a folder, a device): it cannot be replaced."""
+    for path in outputs:
+        target = Path(os.path.realpath(path))
+        if target.exists() and not target.is_file():
+            raise UserError(f"{path} is no file: name one, which would be replaced")
 
 
 def refuse_inputs(out: Path, inputs: Iterable[Path]) -> None:

@@ -206,3 +206,32 @@ def test_content_keys(tmp_path):
     assert audio_key(one) != before
     with pytest.raises(OSError, match="No such file"):
         audio_key(tmp_path / "none.wav")
+
+
+def test_a_cache_of_somebody_else(tmp_path, monkeypatch):
+    FeatureCache(tmp_path).put_many(FP, [("a", features(3))])
+    left = tmp_path / FP / "x.tmp"
+    left.touch()
+    os.utime(left, (1, 1))
+
+    def refuse(*_args, **_options):
+        raise PermissionError(errno.EACCES, "not yours")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert FeatureCache(tmp_path).missing(FP, ["a"]) == []
+
+
+def test_a_shard_removed_meanwhile(tmp_path):
+    cache = FeatureCache(tmp_path)
+    cache.put_many(FP, [("a", features(3))])
+    shards(tmp_path)[0].unlink()
+    with pytest.raises(UserError, match=r"have gone .*run the same again"):
+        cache.get(FP, "a")
+
+
+def test_a_shard_whose_header_is_nested_without_end(tmp_path):
+    (tmp_path / FP).mkdir()
+    header = b"[" * 200_000
+    (tmp_path / FP / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert FeatureCache(tmp_path).missing(FP, ["a"]) == ["a"]

@@ -184,3 +184,10 @@ def test_mutated_files_are_refused_or_read(tmp_path_factory, suffix, data):
             assert got is None or (got.shape, got.dtype) == ((file.frames(name), file.width), np.float32)
     except UserError:
         pass
+
+
+def test_parquet_with_numbers_for_ids(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "values": [[[1.0]], [[2.0]]]}), path)
+    assert FeatureFile(path).ids == ("1", "2")
+    assert FeatureFile(path).get("2").tolist() == [[2.0]]  # type: ignore[union-attr]

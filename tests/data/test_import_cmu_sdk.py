@@ -272,3 +272,14 @@ def test_the_genuine_files(corpora, tmp_path):
     assert all(row.split == known[row.id]["split"] for row in rows)
     assert all(abs((row.sentiment or 0) - float(known[row.id]["sentiment"])) < 1e-3 for row in rows)
     assert sum((row.text or "").upper() == known[row.id]["text"] for row in rows) >= 1339
+
+
+@pytest.mark.parametrize("rate", [0.0, -5.0, float("nan"), float("inf")])
+def test_rates_that_are_none(tmp_path, rate):
+    corpus = tmp_path / "in"
+    corpus.mkdir()
+    frames(corpus)
+    with pytest.raises(UserError, match=r"--rate .*: give frames per second, above 0"):
+        import_cmu_sdk([corpus], tmp_path / "out", rate=rate)
+    with pytest.raises(UserError, match="leave one of them out"):
+        import_cmu_sdk([corpus], tmp_path / "out", rate=5.0, align="words")

@@ -236,6 +236,9 @@ def test_audio_that_is_elsewhere_now(manifest, tmp_path):
     assert [row.audio for row in read_manifest(summary.path)] == [None] * 3
     rows = read_manifest(import_mmsa([gone], tmp_path / "out", audio_root=tmp_path).path)
     assert [row.audio for row in rows] == [None, tmp_path / "b.wav", None]
+    with pytest.raises(UserError, match=r"--audio-root .*nowhere: not a folder"):
+        import_mmsa([gone], tmp_path / "out", audio_root=tmp_path / "nowhere")
+    assert read_manifest(summary.path) == rows
 
 
 def test_what_mmsa_reads(manifest, tmp_path):

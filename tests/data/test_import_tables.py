@@ -13,6 +13,7 @@ import pytest
 from mmolre.data.feature_file import FeatureFile, write_feature_file
 from mmolre.data.importers import TableOptions, import_csv, import_vader, vader
 from mmolre.data.importers._common import split_of
+from mmolre.data.importers.table import read_arrays
 from mmolre.data.manifest import ManifestWarning, read_manifest
 from mmolre.errors import UserError
 
@@ -111,7 +112,8 @@ class TestCsv:
             ("text\nx\n", {"scales": {"joy": (0, 1)}}, "--scale joy=…: choose from"),
             ("text\nx\n", {"folds": (0.5, 0.5, 0.5)}, "must add up to 1"),
             ("text\nx\n", {"group": "text"}, "choose from id, video_id, speaker"),
-            ("id,text\n1,x\n1,y\n", {}, "the id '1' is also that of t.csv:2"),
+            ("text,audio\nx,a\0.wav\n", {}, r"t\.csv:2: audio holds a NUL"),
+            ("id,text\n1,x\n1,y\n", {}, "the id '1' is also that of row 2"),
             ("text\nx\n", {"encoding": "klingon"}, "there is no encoding 'klingon'"),
             ("text\n\n", {}, r"t\.csv: no usable utterance"),
             ("text,Speaker\nx,s\n", {"folds": (0.5, 0.3, 0.2), "group": "speaker"}, "no column 'speaker': give --map"),
@@ -313,3 +315,10 @@ class TestVader:
         monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
         with pytest.raises(UserError, match=message):
             import_vader([], tmp_path / "out")
+
+
+def test_an_npz_whose_ids_are_damaged(tmp_path):
+    ids = np.array([[0x7FFFFFFF]], np.uint32).view("<U1").reshape(1)
+    np.savez(tmp_path / "x.npz", ids=ids, x=np.ones((1, 2)))
+    with pytest.raises(UserError, match=r"x\.npz: not a readable \.npz"):
+        list(read_arrays(tmp_path / "x.npz"))

@@ -137,7 +137,7 @@ class TestMosi:
 
     def test_a_second_import_beside_the_audio_removes_the_old_sidecar(self, source):
         sidecar = source / "manifest.csv.json"
-        sidecar.write_text("stale")
+        sidecar.write_text('{"audio_root": "stale"}')
         assert read_manifest(import_mosi(source, source).path)[0].audio == source / "audio" / "-v_1.flac"
         assert not sidecar.exists()
 

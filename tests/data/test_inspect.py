@@ -196,3 +196,8 @@ def test_a_split_of_one_label_is_told_of(tmp_path):
     path.write_text("id,text,split,sentiment\na,x,train,1\nb,y,valid,2\nc,z,valid,2\nd,w,test,1\ne,v,test,2\n")
     told = [w for w in inspect_manifest(path)["warnings"] if "undefined" in w]
     assert told == ["the sentiment of all 2 labelled rows of valid is 2: a correlation is undefined there"]
+
+
+def test_a_column_of_texts_as_audio(tmp_path):
+    write_manifest(tmp_path / "m.csv", [Utterance("1", text="x", audio=tmp_path / ("word " * 100 + "x.wav"))])
+    assert "1 of 1 audio files are not there" in " ".join(inspect_manifest(tmp_path / "m.csv")["warnings"])

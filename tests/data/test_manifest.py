@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmolre.data.manifest import ManifestWarning, iter_manifest, read_manifest, read_manifests, write_manifest
+from mmolre.data.manifest_rows import iter_rows
 from mmolre.errors import UserError
 from mmolre.schema import EMOTIONS, SPLITS, Utterance
 
@@ -367,3 +368,19 @@ def test_a_video_in_two_manifests_is_told_of(tmp_path):
         (tmp_path / f"{name}.csv").write_text(f"id,video_id,text\n{name}1,1,x\n{name}2,{name},y\n")
     with pytest.warns(ManifestWarning, match=r"^1 video_id\(s\), e\.g\. '1', are in .*a\.csv and in .*b\.csv: each is"):
         read_manifests([tmp_path / "a.csv", tmp_path / "b.csv"])
+
+
+def test_a_time_that_no_calendar_has(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({"id": ["1"], "text": ["a"], "start": pa.array([2**62], pa.timestamp("us"))})
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        read_manifest(tmp_path / "m.parquet")
+
+
+def test_what_is_said_of_other_encodings(tmp_path):
+    (tmp_path / "m.jsonl").write_bytes('{"id": "1", "text": "é"}'.encode("cp1252"))
+    with pytest.raises(UserError, match=r"not UTF-8 text after row 0: save the file as UTF-8$"):
+        list(iter_rows(tmp_path / "m.jsonl", (), encoding="cp1252"))

@@ -16,6 +16,7 @@ from mmolre.data.feature_file import FeatureFile, write_feature_file
 from mmolre.data.importers import TableOptions, import_cmu_sdk, import_csv, import_folder
 from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.data.merge import merge_manifests
+from mmolre.data.provenance import write_provenance
 from mmolre.data.subtitles import subtitle_cues
 from mmolre.errors import UserError
 from mmolre.files import write_text
@@ -70,6 +71,42 @@ class TestMerge:
             (row,) = read_manifest(merge_manifests([a, b], tmp_path / f"o{number}", on="times", rows="first").path)
             assert row.sentiment == -3
 
+    def test_a_merge_that_fails_leaves_what_was_there(self, tmp_path, monkeypatch):
+        a = put(tmp_path / "a/m.csv", [Utterance("1", text="x")], f={"1": 1})
+        b = put(tmp_path / "b/m.csv", [Utterance("1", text="x"), Utterance("2", text="y")], g={"1": 2})
+        first = merge_manifests([a, b], tmp_path / "out").path
+        before = {path.name: path.read_bytes() for path in first.parent.iterdir()}
+        put(a, [Utterance("1", text="x")], f={"1": 3})
+
+        def fail(*_args, **_options):
+            raise UserError("no more")
+
+        monkeypatch.setattr("mmolre.data.merge.write_manifest", fail)
+        with pytest.raises(UserError, match="no more"):
+            merge_manifests([a, b], tmp_path / "out")
+        assert {path.name: path.read_bytes() for path in first.parent.iterdir()} == before
+
+    def test_features_of_other_rows_are_left_out(self, tmp_path):
+        a = put(tmp_path / "a/m.csv", [Utterance("1", text="x"), Utterance("2", text="y")])
+        b = put(tmp_path / "b/m.csv", [Utterance("2", text="y"), Utterance("3", text="z")], f={"3": 1})
+        summary = merge_manifests([a, b], tmp_path / "out", rows="common")
+        assert not read_manifest(summary.path)[0].features
+        assert any(note.startswith("features f of") and "left out" in note for note in summary.notes)
+
+    def test_one_file_of_several_sources_is_one_modality(self, tmp_path):
+        row = [Utterance("1", text="x")]
+        a = put(tmp_path / "a/m.csv", row, f={"1": 1})
+        b, c = (put(tmp_path / name / "m.csv", row, f={"1": 2}) for name in "bc")
+        rows = read_manifest(merge_manifests([a, b, c], tmp_path / "out").path)
+        assert sorted(rows[0].features) == ["f", "f-2"]
+
+    def test_times_that_differ_are_a_conflict(self, tmp_path):
+        a = put(tmp_path / "a/m.csv", [Utterance("1", video_id="v", text="x", start=0, end=60)])
+        b = put(tmp_path / "b/m.csv", [Utterance("1", video_id="v", text="x", start=50, end=60.04)])
+        merge_manifests([a, b], tmp_path / "out")
+        conflicts = json.loads((tmp_path / "out/provenance.json").read_text())["conflicts"]
+        assert conflicts == [{"name": "1", "what": "start: 0 and 50"}]
+
 
 class TestImport:
     def features(self, path: Path, value: float) -> Path:
@@ -108,14 +145,32 @@ class TestImport:
         import_csv([table], tmp_path / "out", other)  # the same manifest again
         assert said(first, "f") == {"a": 2}
 
-    def test_features_are_there_though_their_provenance_cannot_be_written(self, tmp_path):
+    @pytest.mark.parametrize("name", ["manifest.csv", "manifest.csv.json", "provenance.json", "f.safetensors"])
+    def test_a_folder_in_the_way_is_seen_before_anything_is_replaced(self, tmp_path, name):
         table = tmp_path / "t.csv"
         table.write_text("id,text\na,hello\n")
-        (tmp_path / "out/provenance.json").mkdir(parents=True)
+        (tmp_path / "out" / name).mkdir(parents=True)
         options = TableOptions(features={"f": self.features(tmp_path / "f1.npz", 1)})
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=f"{name} is no file"):
             import_csv([table], tmp_path / "out", options)
-        assert said(tmp_path / "out/manifest.csv", "f") == {"a": 1}
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+    def test_a_name_left_out_that_is_no_utf8(self, tmp_path):
+        name = os.fsdecode(b"caf\xe9.wav")
+        (tmp_path / "manifest.csv").touch()
+        path = write_provenance(
+            tmp_path / "manifest.csv", source="x", inputs=(), features={}, rows=[], dropped=[(name, "why")]
+        )
+        assert json.loads(path.read_bytes())["dropped_rows"] == [{"name": name, "reason": "why"}]
+
+    def test_somebodys_own_file_where_the_sidecar_would_be(self, tmp_path):
+        table, own = tmp_path / "t.csv", tmp_path / "m.csv.json"
+        table.write_text("id,text\na,hello\n")
+        own.write_text('{"my": "own notes"}')
+        with pytest.raises(UserError, match=r"m\.csv\.json: not of the form"):
+            import_csv([table], tmp_path / "m.csv")
+        assert own.read_text() == '{"my": "own notes"}'
+        assert not (tmp_path / "m.csv").exists()
 
     def test_recordings_whose_names_look_like_cues(self, tmp_path):
         folder = tmp_path / "in"
@@ -130,7 +185,7 @@ class TestImport:
         dropped = dict(summary.dropped)
         assert rows == {"a#2": "other words"}
         assert dropped["a.wav"] == "another recording has this name"
-        assert "begins or ends with a space" in dropped[" b"]
+        assert "begins or ends with a space" in dropped["b"]
 
     def test_a_segments_second_row_is_not_the_next_segments(self, tmp_path):
         h5py = pytest.importorskip("h5py", reason="the extra `data` is not installed")
@@ -153,6 +208,26 @@ class TestImport:
 
 
 class TestExport:
+    def test_features_that_are_read_are_not_overwritten(self, tmp_path):
+        file = tmp_path / "f.parquet"
+        pq.write_table(pa.table({"id": ["1"], "values": [[[1.0, 2.0]]]}), file)
+        write_manifest(tmp_path / "m.csv", [Utterance("1", text="x", features={"f": file})])
+        before = file.read_bytes()
+        with pytest.raises(UserError, match="would be overwritten"):
+            export_parquet(tmp_path / "m.csv", file)
+        other = put(tmp_path / "b/m.csv", [Utterance("1", text="x")])
+        (tmp_path / "f.parquet.json").unlink(missing_ok=True)
+        with pytest.raises(UserError, match="would be overwritten"):
+            merge_manifests([tmp_path / "m.csv", other], file)
+        assert file.read_bytes() == before
+
+    def test_nor_is_a_manifest_where_a_shard_would_be(self, tmp_path):
+        manifest = put(tmp_path / "HF/data/train-00000-of-00001.parquet", [Utterance("1", text="x", split="train")])
+        before = manifest.read_bytes()
+        with pytest.raises(UserError, match="would be overwritten"):
+            export_datasets(manifest, tmp_path / "HF")
+        assert manifest.read_bytes() == before
+
     def test_features_that_bear_the_name_of_something_else(self, tmp_path):
         manifest = put(tmp_path / "m.csv", [Utterance("a", text="x", sentiment=1)], sentiment={"a": 7})
         with pytest.raises(UserError, match="cannot be called 'sentiment', the name of a column"):

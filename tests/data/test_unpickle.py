@@ -269,3 +269,23 @@ def test_copies_of_copies_are_bounded(tmp_path, name):
     path.write_bytes(head + 30 * b"h\x01h\x00\x85R" + b"t.")
     with pytest.raises(UserError, match="copied again and again"):
         unpickle(path)
+
+
+def nested(levels: int) -> bytes:
+    """A tuple of the one before twice, so many levels deep: 2^levels items to who writes it out."""
+    return b"K\x00" + b"".join(b"\x94h" + bytes([level]) + b"\x86" for level in range(levels))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04" + nested(60) + b"\x8c\x01x\x93.",  # as the module of a name
+        b"\x80\x04cnumpy\ndtype\n" + nested(60) + b"\x85R.",  # as a type
+        b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b"\x8c\x01x\x93.",
+        b"\x80\x04cnumpy\ndtype\n" + b"]" * 100_000 + b"a" * 99_999 + b"\x85R.",
+        b"\x80\x04(" + b"K\x00" * 20_000 + b"t\x94}(" + b"h\x00N" * 4_000 + b"u.",  # one long key, 4,000 times
+    ],
+)
+def test_what_has_no_end_when_written_out_is_refused_at_once(tmp_path, content):
+    with pytest.raises(UserError, match="not a readable pickle"):
+        read(tmp_path, content)

@@ -87,11 +87,19 @@ class FeatureCache:
         self._map = functools.lru_cache(maxsize=_OPEN_SHARDS)(_map_shard)
 
     def get(self, fingerprint: str, key: str) -> Features | None:
-        """The features kept under ``key``, as a read-only view of the shard's memory map; ``None`` where not kept."""
+        """The features kept under ``key``, as a read-only view of the shard's memory map; ``None`` where not kept.
+
+        Raises:
+            UserError: they were kept, and somebody has removed them since.
+        """
         place = self._places(fingerprint).get(key)
         if place is None:
             return None
-        mapped = self._map(place.shard)
+        try:
+            mapped = self._map(place.shard)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"features kept in {place.shard} have gone ({reason}): run the same again") from None
         values = np.frombuffer(mapped, "<f2", math.prod(place.shape), place.offset).reshape(place.shape)
         return Features(values, place.truncated)
 
@@ -150,7 +158,7 @@ class FeatureCache:
                 seen.add(entry.name)
                 try:
                     places.update(_read_index(Path(entry.path)))
-                except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                     warnings.warn(
                         f"feature shard {entry.path} is damaged ({error}): ignored, its features are computed again",
                         stacklevel=3,
@@ -162,8 +170,8 @@ def _drop_if_stale(path: Path) -> None:
     try:
         if time.time() - path.stat().st_mtime > _STALE_SECONDS:
             path.unlink()
-    except FileNotFoundError:
-        pass  # its writer has just renamed it
+    except OSError:
+        pass  # its writer has just renamed it; or it is not ours to remove, and in nobody's way
 
 
 def _map_shard(path: Path) -> np.memmap:

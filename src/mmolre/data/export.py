@@ -132,12 +132,14 @@ def export_parquet(manifest: Path, out: Path, *, audio_root: Path | None = None)
     has any.
 
     Raises:
-        UserError: a bad manifest; ``out`` is that very manifest, or does not end in .parquet.
+        UserError: a bad manifest; ``out`` is that very manifest or one of its feature files, or does not end in
+            .parquet.
     """
     if out.suffix.lower() != ".parquet":
         raise UserError(f"{out}: name a file that ends in .parquet")
     refuse_inputs(out, [manifest])
     rows = read_manifest(manifest, audio_root=audio_root)
+    refuse_inputs(out, rows[0].features.values() if rows else ())
     return write_manifest(out, rows, audio_root=audio_folder(rows))
 
 
@@ -145,6 +147,10 @@ def export_datasets(manifest: Path, out: Path, *, audio_root: Path | None = None
     """Write a folder that Hugging Face ``datasets.load_dataset(FOLDER)`` reads; return the number of rows.
 
     One Parquet file a split (rows without one: ``unsplit``), features as columns of list<list<float>>, audio as paths.
+
+    Raises:
+        UserError: a bad manifest, features of a column's name, a README.md there that is no export's, or a split's file
+            that is the manifest itself or its features.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -161,15 +167,13 @@ def export_datasets(manifest: Path, out: Path, *, audio_root: Path | None = None
         raise UserError(f"{card} is there already and no export's: give another --out")
     types |= dict.fromkeys(files, pa.list_(pa.list_(pa.float32())))
     schema = pa.schema(types.items())
-    shards: dict[str, str] = {}
-    for split in (*SPLITS, None):
-        chosen = [row for row in rows if row.split == split]
-        if not chosen:
-            continue
-        name = split or UNSPLIT
-        shards[name] = f"data/{name}-00000-of-00001.parquet"
-        with replacing(out / shards[name]) as beside, pq.ParquetWriter(beside, schema) as writer:
-            for batch in _batches(chosen):
+    by_split = {split or UNSPLIT: [row for row in rows if row.split == split] for split in (*SPLITS, None)}
+    shards = {name: f"data/{name}-00000-of-00001.parquet" for name, chosen in by_split.items() if chosen}
+    for shard in shards.values():
+        refuse_inputs(out / shard, [manifest, *(file.path for file in files.values())])
+    for name, shard in shards.items():
+        with replacing(out / shard) as beside, pq.ParquetWriter(beside, schema) as writer:
+            for batch in _batches(by_split[name]):
                 writer.write_table(pa.Table.from_pylist([_record(row, files) for row in batch], schema=schema))
     write_text(card, _card(shards))
     return len(rows)

@@ -152,6 +152,8 @@ class _Parquet:
             ids, values = batch.column("id").to_pylist(), batch.column("values")
             lengths = pc.call_function("list_value_length", [values]).to_pylist()
             for name, length, value in zip(ids, lengths, values, strict=True):
+                if isinstance(name, int):  # as manifests' ids, which are text, too
+                    name = str(name)
                 if isinstance(name, str) and length:
                     self._add(name, group, row, length, value)
                 row += 1

@@ -93,10 +93,17 @@ def _texts(rows: Sequence[Utterance]) -> dict[str, Any]:
     return {"rows": len(words), "words": _quantiles(words), "upper_case": upper}
 
 
+def _is_there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long to be one: a column of texts, say
+        return False
+
+
 def _audio(rows: Sequence[Utterance], warnings: list[str]) -> dict[str, Any]:
     """Files that are not there, and lengths: of cuts by their times, of whole files as some of these say."""
     voiced = [row for row in rows if row.audio is not None]
-    missing = [row for row in voiced if row.audio is not None and not row.audio.is_file()]
+    missing = [row for row in voiced if row.audio is not None and not _is_there(row.audio)]
     if missing:
         warnings.append(f"{len(missing)} of {len(voiced)} audio files are not there, e.g. {missing[0].audio}")
     gone = {row.id for row in missing}

@@ -93,4 +93,8 @@ def as_split(value: Any, where: str) -> str | None:
 
 
 def _kind(value: Any) -> str:
-    return {"dict": "an object", "list": "a list", "bool": "true or false"}.get(type(value).__name__, str(value)[:40])
+    """In words; a container is not shown, for one that holds another many times over has no end."""
+    name = type(value).__name__
+    if known := {"dict": "an object", "list": "a list", "bool": "true or false"}.get(name):
+        return known
+    return f"a {name}" if hasattr(value, "__len__") and not isinstance(value, str | bytes) else str(value)[:40]

@@ -56,8 +56,10 @@ def iter_rows(path: Path, wanted: Collection[str], delimiter: str = ",", encodin
         for row, values in rows:
             yield row, values
     except UnicodeError:
-        name = "UTF-8" if encoding == "utf-8-sig" else encoding
-        mend = "save the file as UTF-8, or import it by `mmolre import csv --encoding NAME`"
+        chosen = suffix == ".csv" and encoding != "utf-8-sig"
+        name, mend = encoding if chosen else "UTF-8", "save the file as UTF-8"
+        if suffix == ".csv":
+            mend += ", or import it by `mmolre import csv --encoding NAME`"
         raise UserError(f"{path}: not {name} text after row {row}: {mend}") from None
     except LookupError:
         raise UserError(f"there is no encoding {encoding!r}; common are utf-8, cp1252, gbk") from None
@@ -139,7 +141,9 @@ def _parquet_rows(path: Path, wanted: Collection[str]) -> Iterator[Row]:
                 for values in batch.to_pylist():
                     number += 1
                     yield number, unread | values
-    except pa.ArrowException as error:
+    except UserError:
+        raise
+    except (pa.ArrowException, OverflowError, ValueError) as error:  # the latter: a time that no calendar has
         raise UserError(f"{path}: not a readable Parquet file ({_one_line(error)})") from None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmolre.data.manifest_rows import check_suffix
-from mmolre.data.manifest_sidecar import sidecar_path, sidecar_text
+from mmolre.data.manifest_sidecar import read_sidecar, sidecar_path, sidecar_text
 from mmolre.errors import UserError
 from mmolre.files import replacing, write_text
 from mmolre.schema import EMOTIONS, Utterance
@@ -35,9 +35,11 @@ def write_manifest(path: Path, rows: Iterable[Utterance], *, audio_root: Path | 
 
     Raises:
         UserError: audio outside its root, features outside the folder or two files of one name, an unknown ending,
-            a file that cannot be written. Nothing half-written stays.
+            a file that cannot be written, or one that is no sidecar where the sidecar would be. Nothing half-written
+            stays.
     """
     path = Path(path)
+    read_sidecar(path)  # what is there and none is somebody's own, and is not to be replaced
     write = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}[check_suffix(path)]
     root = os.path.realpath(path.parent if audio_root is None else audio_root)
     count = 0

@@ -3,21 +3,22 @@
 import hashlib
 import os
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mmolre.data.feature_file import FeatureFile, write_feature_file
 from mmolre.data.importers import ImportSummary
 from mmolre.data.manifest import read_manifest, write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
-from mmolre.data.manifest_sidecar import files_of_others
+from mmolre.data.manifest_sidecar import files_of_others, sidecar_path
 from mmolre.data.manifest_write import audio_folder
 from mmolre.data.provenance import provenance_path, write_provenance
 from mmolre.errors import UserError
-from mmolre.files import refuse_inputs, replacing
+from mmolre.files import cannot_write, refuse_folders, refuse_inputs
 from mmolre.schema import EMOTIONS, Utterance
 
 On = Literal["id", "times"]
@@ -27,14 +28,16 @@ Rows = Literal["all", "first", "common"]
 _CLOSE = 1e-3  # labels that differ by less were rounded
 _STEP = 0.05  # seconds: times of one segment in two sources
 _TOGETHER = ("audio", "start", "end", "cut")  # of one source, or they mean nothing
+_TIMES = ("start", "end")
 _ALONE = ("text", "split", "speaker", "video_id", "sentiment")
 
 
 def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Rows = "all") -> ImportSummary:
     """Merge manifests; of what two say differently, the first one's word is kept and the conflict listed.
 
-    Labels that differ by less than 0.001 are the same, and so are texts that differ in capitals and signs. Audio and
-    its times come from one source together. Feature files are copied beside the new manifest; two that bear one name
+    Labels that differ by less than 0.001 are the same, and so are texts that differ in capitals and signs, and times
+    that differ by no more than 0.05 s. Audio and its times come from one source together; whether two sources' audio is
+    the same is not looked at. Feature files are copied beside the new manifest; two that bear one name
     and differ are kept apart as NAME and NAME-2, for features of different sources are not the same features.
 
     Args:
@@ -45,7 +48,8 @@ def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Ro
         rows: those of any manifest, of the first one, or of all.
 
     Raises:
-        UserError: fewer than two manifests, a bad one, no row in common, one id for rows of different times.
+        UserError: fewer than two manifests, a bad one, no row in common, one id for rows of different times; a file
+            that cannot be written. What was there before is then as it was.
     """
     paths = [Path(path) for path in paths]
     manifest = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
@@ -70,11 +74,22 @@ def merge_manifests(paths: Sequence[Path], out: Path, *, on: On = "id", rows: Ro
     counts = [sum(key in of for key in keys) for of in keyed]
     notes += [f"{count} of {len(keys)} rows are in {path}" for path, count in zip(paths, counts, strict=True)]
     notes += _told(conflicts, manifest)
-    files = _gather(paths, sources, renamed, manifest, notes)
+    gathered = _gather(paths, sources, renamed, manifest, notes)
+    files = {name: copy.target for name, copy in gathered.items()}
+    refuse_inputs(manifest, [file for source in sources for file in _files(source)])
+    refuse_folders([manifest, sidecar_path(manifest), provenance_path(manifest), *files.values()])
     merged = [replace(row, features=files) for row in merged]
     root = audio_folder(merged)
     inside = root is None or manifest.parent.absolute() in (root, *root.parents)
-    write_manifest(manifest, merged, audio_root=None if inside else root)
+    try:
+        near = next(folder for folder in manifest.absolute().parents if folder.is_dir())
+        with tempfile.TemporaryDirectory(prefix=f".{manifest.name}.", dir=near) as folder:
+            copied = {name: copy.write(Path(folder)) for name, copy in gathered.items()}
+            write_manifest(manifest, merged, audio_root=None if inside else root)
+            for name, file in copied.items():
+                file.replace(files[name])
+    except OSError as error:
+        raise cannot_write(manifest, error) from error
     write_provenance(
         manifest,
         source="merge",
@@ -164,6 +179,9 @@ def _merged(rows: Sequence[Utterance], conflicts: list[tuple[str, str]]) -> Utte
     voiced = next((row for row in rows if row.audio is not None), None)
     timed = voiced or next((row for row in rows if row.start is not None), first)
     values |= {name: getattr(timed, name) for name in _TOGETHER}
+    for name in _TIMES:
+        said = [getattr(row, name) for row in (timed, *rows) if getattr(row, name) is not None]
+        conflicts += [(first.id, f"{name}: {said[0]:g} and {x:g}") for x in said if abs(x - said[0]) > _STEP]
     return replace(first, **values, emotions=tuple(emotions))
 
 
@@ -184,45 +202,59 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value[:60])
 
 
+class _Copy(NamedTuple):
+    """A feature file that is to lie beside the new manifest; ``ids``: the merged rows' by its own, if they differ."""
+
+    source: Path
+    target: Path
+    ids: Mapping[str, str] | None
+
+    def write(self, folder: Path) -> Path:
+        """Write it into ``folder`` for the time being."""
+        beside = folder / self.target.name
+        if self.ids is None:
+            shutil.copyfile(self.source, beside)
+        else:
+            opened = FeatureFile(self.source)
+            found = ((self.ids[old], opened.get(old)) for old in opened.ids if old in self.ids)
+            write_feature_file(beside, ((new, array) for new, array in found if array is not None))
+        return beside
+
+
 def _gather(
     paths: Sequence[Path],
     sources: Sequence[Sequence[Utterance]],
     renamed: Sequence[Mapping[str, str]],
     manifest: Path,
     notes: list[str],
-) -> dict[str, Path]:
-    """Copies of all feature files beside the manifest, by name, their ids those of the merged rows."""
+) -> dict[str, _Copy]:
+    """All feature files that have anything of the merged rows, by the name that they get."""
     prefix = "" if manifest.stem == "manifest" else f"{manifest.stem}."
-    gathered: dict[str, Path] = {}
-    hashes: dict[str, str] = {}
-    copies: list[tuple[Path, Path, Mapping[str, str] | None]] = []
+    gathered: dict[str, _Copy] = {}
+    known: set[tuple[str, str]] = set()
     read = {os.path.realpath(file): path for path, of in zip(paths, sources, strict=True) for file in _files(of)}
     read |= files_of_others(manifest)
     for path, rows, ids in zip(paths, sources, renamed, strict=True):
         for name, file in rows[0].features.items() if rows else ():
             digest = _hash(file)
-            if hashes.get(name) == digest:
+            if (name, digest) in known:
+                continue
+            known.add((name, digest))
+            held = FeatureFile(file).ids
+            if ids.keys().isdisjoint(held):
+                notes.append(f"features {name} of {path} are left out: no row here has any")
                 continue
             number, free = 2, name
             while free in gathered:
                 free, number = f"{name}-{number}", number + 1
             if free != name:
                 notes.append(f"features {name} of {path} differ from those before: they are {free} here")
-            same = all(ids.get(old) == old for old in FeatureFile(file).ids)
+            same = all(ids.get(old) == old for old in held)
             suffix = file.suffix.lower() if same else ".safetensors"
             target = (manifest.parent / f"{prefix}{free}{suffix}").absolute()
             if other := read.get(os.path.realpath(target)):
                 raise UserError(f"{target}: merge into another folder than that of {other}")
-            copies.append((file, target, None if same else ids))
-            gathered[free], hashes[name] = target, hashes.get(name, digest)
-    for file, target, ids in copies:
-        if ids is not None:
-            opened = FeatureFile(file)
-            found = ((ids[old], opened.get(old)) for old in opened.ids if old in ids)
-            write_feature_file(target, ((new, array) for new, array in found if array is not None))
-        else:
-            with replacing(target) as beside:
-                shutil.copyfile(file, beside)
+            gathered[free] = _Copy(file, target, None if same else ids)
     return gathered
 
 

@@ -65,7 +65,9 @@ def write_provenance(
         "notes": list(notes),
     }
     path = provenance_path(manifest)
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    # A name that is no UTF-8 has half characters in it, which are escaped so that JSON gives them back.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode())
     return path
 
 

@@ -35,6 +35,11 @@ _MAX_DIGITS = 64  # bytes of one integer
 _COPIES = 1 << 20  # items of containers and bytes that calls make, beyond the file's size
 _FORGET_EVERY = 1 << 16  # opcodes
 _SMALL = 256  # a shorter buffer is copied: cheaper than a view
+_DAMAGES = (
+    *(LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, RecursionError),
+    struct.error,
+)
+"""What a damaged pickle may end in, of Python's own errors."""
 _OTHER_FILES = {b"PK\x03\x04": "a zip archive (of torch.save or numpy)", b"\x1f\x8b": "a gzip file: unpack it first"}
 
 
@@ -88,7 +93,7 @@ def unpickle(path: Path) -> Unpickled:
         ) from None
     except DamagedError as error:
         raise UserError(f"{path}: not a readable pickle: {error} (at byte {machine.at})") from None
-    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, struct.error) as error:
+    except _DAMAGES as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise UserError(f"{path}: not a readable pickle: damaged at byte {machine.at} ({reason})") from None
 
@@ -248,6 +253,8 @@ class _Machine:
     # what numpy's pickles call
 
     def find(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):  # lists that hold one another have endless names
+            raise DamagedError("a call of what has no name")
         found = Global(f"{module}.{name}")
         if found not in CALLS:
             raise RefusedError(found[:200] if found.isprintable() else ascii(found[:200]))

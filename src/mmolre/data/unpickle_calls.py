@@ -10,6 +10,7 @@ import numpy as np
 MAX_TEXT = 1 << 24
 """Bytes of one string that is decoded, not mapped."""
 
+_MAX_PARTS = 16  # of a key
 _DTYPE = re.compile(r"[<>=|]?([biufSUO])(\d{0,6})")
 
 
@@ -50,9 +51,9 @@ class Array:
 
 
 def as_key(value: Any) -> Any:
-    """A dict's key: nested tuples are refused, for hashing them recurses."""
+    """A dict's key: nested tuples are refused, for hashing them recurses, and long ones, hashed anew at each use."""
     parts = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(part, str | bytes | int | float | None) for part in parts):
+    if len(parts) > _MAX_PARTS or not all(isinstance(part, str | bytes | int | float | None) for part in parts):
         raise DamagedError(f"a key of type {type(value).__name__}")
     return value
 
@@ -60,7 +61,8 @@ def as_key(value: Any) -> Any:
 def _dtype(code: Any, *_flags: Any) -> Dtype:
     match = _DTYPE.fullmatch(code) if isinstance(code, str) else None
     if match is None:
-        raise DamagedError(f"arrays of type {ascii(code)[:40]}: only numbers, text and plain objects are read")
+        named = ascii(code[:40]) if isinstance(code, str) else f"a {type(code).__name__}"
+        raise DamagedError(f"arrays of type {named}: only numbers, text and plain objects are read")
     try:
         return Dtype(np.dtype(str(code)))
     except TypeError:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmolre.data.manifest import write_manifest
 from mmolre.data.manifest_rows import SUFFIXES
-from mmolre.data.manifest_sidecar import check_feature_name, files_of_others
-from mmolre.data.provenance import write_provenance
+from mmolre.data.manifest_sidecar import check_feature_name, files_of_others, sidecar_path
+from mmolre.data.provenance import provenance_path, write_provenance
 from mmolre.errors import UserError
-from mmolre.files import cannot_write, refuse_inputs
+from mmolre.files import cannot_write, refuse_folders, refuse_inputs
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, SPLITS, Utterance
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def finish(
     path = out if out.suffix.lower() in SUFFIXES else out / "manifest.csv"
     inputs = list(inputs)
     refuse_inputs(path, inputs)
+    made = [_feature_file(path, name) for name in features or {}]
+    refuse_folders([path, sidecar_path(path), provenance_path(path), *made])
     others = files_of_others(path) if features else {}
     for name in features or {}:
         check_feature_name(name, str(path))

@@ -7,6 +7,7 @@ keys are such segments already is read as that.
 """
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -58,6 +59,10 @@ def import_cmu_sdk(
     Raises:
         UserError: no file of labels, a damaged file, columns that nobody names.
     """
+    if rate is not None and not (math.isfinite(rate) and rate > 0):
+        raise UserError(f"--rate {rate:g}: give frames per second, above 0")
+    if rate is not None and align == "words":
+        raise UserError("--rate is of every frame, and --align words gives one to each word: leave one of them out")
     paths = _files(sources)
     notes: list[str] = []
     dropped: list[tuple[str, str]] = []

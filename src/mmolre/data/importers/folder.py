@@ -28,7 +28,7 @@ def import_folder(sources: Sequence[Path], out: Path) -> ImportSummary:
     fleeting: list[str] = []
     files = [path for path in folder.rglob("*") if path.suffix.lower() in MEDIA_SUFFIXES and path.is_file()]
     for path in sorted(files, key=lambda path: (MEDIA_SUFFIXES.index(path.suffix.lower()), path)):
-        name = path.relative_to(folder).with_suffix("").as_posix()
+        name = path.relative_to(folder).with_suffix("").as_posix().strip()  # as ids are read
         found = list(_utterances(path, name, inputs, fleeting))
         if name in rows or f"{name}#1" in rows or any(row.id in rows for row in found):
             dropped.append((str(path.relative_to(folder)), "another recording has this name"))

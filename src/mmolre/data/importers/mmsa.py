@@ -46,8 +46,10 @@ def import_mmsa(
         audio_root: where the audio lies that an exported manifest had.
 
     Raises:
-        UserError: a pickle that is none, is refused, or is of another layout.
+        UserError: a pickle that is none, is refused, or is of another layout; an ``audio_root`` that is no folder.
     """
+    if audio_root is not None and not audio_root.is_dir():
+        raise UserError(f"--audio-root {audio_root}: not a folder")
     rows: list[tuple[int, Utterance]] = []
     seen: set[str] = set()
     features: dict[str, list[Part]] = {}
@@ -265,7 +267,8 @@ def _arrays(name: str, parts: list[Part]) -> Iterator[tuple[str, np.ndarray]]:
             else:
                 length = _item(lengths[number])
                 if isinstance(length, bool) or not isinstance(length, int | float) or not 0 <= length <= len(array):
-                    raise UserError(f"{name}: the length of {key!r} is {length!r}, of {len(array)} frames")
+                    shown = f"{length:g}" if isinstance(length, int | float) else f"a {type(length).__name__}"
+                    raise UserError(f"{name}: the length of {key!r} is {shown}, of {len(array)} frames")
                 yield key, array[len(array) - int(length) :] if in_front else array[: int(length)]
             if number % 500 == 0:
                 pickled.forget_pages()

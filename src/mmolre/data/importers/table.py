@@ -62,18 +62,20 @@ def import_csv(sources: Sequence[Path], out: Path, options: TableOptions | None 
     options = options or TableOptions()
     _check(options)
     rows: list[Utterance] = []
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[Path, int]] = {}
     notes = [
         "{} rescaled from [{:g}, {:g}] to [{:g}, {:g}]".format(name, *scale, *_own_range(name))
         for name, scale in options.scales.items()
     ]
     for path in map(Path, sources):
         for number, values in _rows(path, options, notes):
-            where = f"{path.name}:{number}"
+            where = f"{path}:{number}"
             row = _utterance(values, where, path, options)
             if row.id in seen:
-                raise UserError(f"{where}: the id {row.id!r} is also that of {seen[row.id]}: ids must differ")
-            seen[row.id] = where
+                other, line = seen[row.id]
+                first = f"row {line}" if other == path else f"{other}:{line}"
+                raise UserError(f"{where}: the id {row.id!r} is also that of {first}: ids must differ")
+            seen[row.id] = path, number
             rows.append(row)
     if uncut := [row.id for row in rows if row.audio and row.start is not None and row.end is not None and not row.cut]:
         notes.append(
@@ -164,6 +166,8 @@ def _utterance(values: dict[str, Any], where: str, path: Path, options: TableOpt
     clip = as_string(get("clip_id"), "clip_id", where)
     key = key or (f"{video}_{clip}" if video and clip else f"{path.stem}-{where.rpartition(':')[2]}")
     audio = as_string(get("audio"), "audio", where)
+    if audio is not None and "\0" in audio:
+        raise UserError(f"{where}: audio holds a NUL character, which no file's name does")
     start, end = as_seconds(get("start"), "start", where), as_seconds(get("end"), "end", where)
     if audio is not None and start is not None and end is not None:
         start = max(start, 0.0)
@@ -229,6 +233,9 @@ def read_arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
+            for array in arrays.values():
+                if array.dtype.kind == "U":
+                    array.tolist()  # damaged text is found out here
     except (OSError, ValueError, KeyError, EOFError, MemoryError) as error:
         reason = " ".join(str(error).split())[:100]
         if "allow_pickle" in reason:
