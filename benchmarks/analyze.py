@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmolre.errors import UserError, run_script
+
 if TYPE_CHECKING:
     from mmolre.data.cache import FeatureCache
     from mmolre.data.dataset import FailedRow
@@ -120,12 +122,12 @@ def band(manifest: Path, split: str, model: str | None) -> None:
             continue
         ends = residuals.band(predictor.bundle.about, "+".join(p.modalities))
         if ends is None:
-            raise SystemExit("this model does not say how uncertain it is")
+            raise UserError("this model does not say how uncertain it is")
         held.append(ends[0] <= u.sentiment - p.sentiment <= ends[1])
     print(f"{np.mean(held):.1%} of {len(held)} within the band")
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("speed", "words", "band"))
     parser.add_argument("path", type=Path)
@@ -141,3 +143,7 @@ if __name__ == "__main__":
         band(given.path, given.split, given.model)
     else:
         words(given.path, given.audio_root, given.model)
+
+
+if __name__ == "__main__":
+    run_script(main)

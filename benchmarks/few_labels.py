@@ -23,6 +23,7 @@ from mmolre.bundle import load_bundle
 from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifests
 from mmolre.encoders.weights import home
+from mmolre.errors import run_script
 from mmolre.evaluate.report import best_trivial, lookup
 from mmolre.evaluate.run import evaluate_on
 from mmolre.experiments.table import over_seeds, write_json
@@ -142,4 +143,4 @@ def _labelled(metrics: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,6 +21,7 @@ from mmolre.data.cache import FeatureCache
 from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifest, read_manifests
 from mmolre.encoders.weights import home
+from mmolre.errors import run_script
 from mmolre.evaluate.run import only
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.evaluate.significance import paired_bootstrap
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean
 
 from mmolre.data.manifest import read_manifest
+from mmolre.errors import UserError, run_script
 from mmolre.predictor import Prediction, load
 
 NEUTRAL = 0.3
@@ -27,6 +28,8 @@ def main() -> None:
     parser.add_argument("--model", default="shipped")
     options = parser.parse_args()
     rows = [replace(u, audio=None) for u in read_manifest(options.manifest) if u.split == options.split and u.text]
+    if not rows:
+        raise UserError(f"{options.manifest}: no row of split {options.split!r} has a text")
     said = [(u, p) for u, p in zip(rows, load(options.model).predict_many(rows), strict=True) if type(p) is Prediction]
     neutral = [p for u, p in said if u.sentiment is not None and abs(u.sentiment) < NEUTRAL]
     labelled = [u.emotions for u, _ in said if None not in u.emotions]
@@ -42,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

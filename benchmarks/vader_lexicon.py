@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mmolre.data.manifest import read_manifest
-from mmolre.errors import UserError
+from mmolre.errors import UserError, run_script
 
 
 def main() -> None:
@@ -20,11 +20,8 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--split", default="test")
     arguments = parser.parse_args()
-    try:
-        rows = read_manifest(arguments.manifest)
-        correlations = score(_analyzer(), [row for row in rows if row.split == arguments.split])
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    rows = read_manifest(arguments.manifest)
+    correlations = score(_analyzer(), [row for row in rows if row.split == arguments.split])
     for name, (count, correlation) in correlations.items():
         print(f"{name:8} {count:6} texts  correlation {correlation:.4f}")
 
@@ -48,4 +45,4 @@ def score(analyzer: Any, rows: list[Any]) -> dict[str, tuple[int, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -25,6 +25,7 @@ from pathlib import Path
 from mmolre.data.cache import FeatureCache
 from mmolre.data.manifest import read_manifests, write_manifest
 from mmolre.encoders.weights import home
+from mmolre.errors import run_script
 from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, SENTIMENT_RANGE, TASKS, Utterance
 from mmolre.train.teachers import Taught, ask_teachers
@@ -96,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmolre.data.dataset import FailedRow
 from mmolre.data.manifest import read_manifest
+from mmolre.errors import run_script
 from mmolre.files import write_text
 from mmolre.predictor import load
 from mmolre.train.recipe import read_recipe
@@ -60,4 +61,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

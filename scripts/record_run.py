@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from mmolre.bundle import MODEL_FOLDER, PIPELINE_FILE
+from mmolre.errors import run_script
 from mmolre.files import read_json_lines, write_text
 from mmolre.model.mmolre import MMoLRE
 from mmolre.train.loop import LOG_FILE
@@ -56,4 +57,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,6 +7,7 @@ The figures of the card come from results/RECIPE/seedN.json (scripts/record_run.
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 
 import torch
 
-from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle, model_folder, save_bundle
+from mmolre.bundle import PIPELINE_FILE, SHIPPED, Bundle, load_bundle, model_folder, save_bundle
 from mmolre.data.dataset import Source
 from mmolre.encoders import from_spec
 from mmolre.encoders.text import TextEncoder
+from mmolre.errors import UserError, run_script
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.report import best_trivial
 from mmolre.files import write_text
@@ -195,17 +197,29 @@ def main() -> None:
         what = "valid" + "".join(f"'s {modality}" for modality in recipe.training.only[:1])
         refit = REFIT.format(name=recipe.name, what=what)
     encoders = {modality: reads_all(encoder) for modality, encoder in bundle.encoders.items()}
-    save_bundle(SHIPPED, bundle.model, encoders, bundle.decision, bundle.about, dtype=torch.float16)
-    size = sum(path.stat().st_size for path in SHIPPED.iterdir())
-    if size > LIMIT:
-        raise SystemExit(f"{size / 1e6:.1f} MB is more than the {LIMIT / 1e6:.0f} MB that a shipped model may have")
+    if "all" not in bundle.about["sentiment_error_quantiles"]:
+        raise UserError(f"{options.run}: too few labelled rows of valid to say how uncertain a sentiment is")
+    with tempfile.TemporaryDirectory(prefix=".shipped.", dir=SHIPPED.parent) as folder:
+        beside = Path(folder)  # what is there stays until all of the new one is
+        save_bundle(beside, bundle.model, encoders, bundle.decision, bundle.about, dtype=torch.float16)
+        size = sum(path.stat().st_size for path in beside.iterdir())
+        if size > LIMIT:
+            raise UserError(f"{size / 1e6:.1f} MB is more than the {LIMIT / 1e6:.0f} MB that a shipped model may have")
+        write_text(beside / "README.md", _card(recipe, bundle, kept, size, origin, refit))
+        for path in beside.iterdir():
+            path.replace(SHIPPED / path.name)
+    print(f"{SHIPPED}: {size / 1e6:.2f} MB")
+
+
+def _card(recipe: Recipe, bundle: Bundle, kept: dict[str, Any], size: int, origin: str, refit: str) -> str:
+    """The README.md of the model."""
     errors = {
         name: m["emotion"]["calibration_error"]
         for name, m in kept["metrics"].items()
         if m.get("emotion", {}).get("calibration_error") is not None
     }
     band = bundle.about["sentiment_error_quantiles"]["all"]
-    card = CARD.format(
+    return CARD.format(
         **bundle.about,
         parameters=kept["parameters"],
         megabytes=size / 1e6,
@@ -219,9 +233,7 @@ def main() -> None:
         anchored=_anchored(bundle.decision),
         calibration=", ".join(f"{name} {error:.3f}" for name, error in errors.items()) or "not measured",
     )
-    write_text(SHIPPED / "README.md", card)
-    print(f"{SHIPPED}: {size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

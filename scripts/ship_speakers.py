@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmolre.bundle import PIPELINE_FILE, SHIPPED, load_bundle
+from mmolre.errors import run_script
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
 
@@ -44,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -27,7 +27,7 @@ from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifest
 from mmolre.encoders.audio import AudioEncoder
 from mmolre.encoders.weights import home
-from mmolre.errors import UserError
+from mmolre.errors import UserError, run_script
 from mmolre.experiments.crossvalidate import FOLD, deal
 from mmolre.files import write_text
 from mmolre.schema import EMOTIONS, Utterance
@@ -94,10 +94,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="a .jsonl file; with {fold} where there are --folds")
     parser.add_argument("--folds", type=int, help="of mmolre crossvalidate --by speaker")
     options = parser.parse_args()
-    try:
-        make(options.manifest, options.out, options.folds)
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    make(options.manifest, options.out, options.folds)
 
 
 def make(manifest: Path, out: Path, folds: int | None) -> None:
@@ -117,4 +114,4 @@ def make(manifest: Path, out: Path, folds: int | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from mmolre import UserError
-from mmolre.bundle import SHIPPED, load_bundle, model_folder, save_bundle
+from mmolre.bundle import SHIPPED, bundle_digest, load_bundle, model_folder, save_bundle
 from mmolre.encoders import from_spec
+from mmolre.encoders.weights import SOURCES, WeightSource, sha256
 from mmolre.evaluate.calibration import Calibration
 from mmolre.evaluate.decision import Decision
 from mmolre.evaluate.thresholds import EmotionThresholds
@@ -58,7 +59,7 @@ def test_the_shipped_model_has_a_name(monkeypatch, tmp_path):
 
 
 def test_what_is_saved_comes_back(tmp_path, tiny_encoders):
-    encoder = from_spec({"modality": "text", "source": str(tiny_encoders["text"]), "layers": [1, 0], "max_tokens": 9})
+    encoder = from_spec({"modality": "text", "source": str(tiny_encoders["text"]), "layers": [0], "max_tokens": 9})
     decision = Decision(
         True,
         {"text": Calibration((0.5,) * 6, (0.1,) * 6)},
@@ -82,6 +83,34 @@ def test_other_encoder_weights_are_refused(tiny_run, tmp_path, tiny_encoders):
     moved = shutil.copytree(tiny_encoders["text"], tmp_path / "moved")
     bundle = load_bundle(tiny_run.folder, overrides={"text": str(moved)})
     assert bundle.encoders["text"].source == str(moved)
+
+
+def test_a_roles_files_among_others(tmp_path, tiny_encoders, monkeypatch):
+    files = {path.name: sha256(path) for path in tiny_encoders["text"].iterdir() if path.is_file()}
+    source = WeightSource("tiny-role", "text", "for tests", "MIT", 16, files, (("x==1",),))
+    monkeypatch.setitem(SOURCES, "tiny-role", source)
+    encoder = from_spec({"modality": "text", "source": "tiny-role", "layers": [1], "max_tokens": 9})
+    save_bundle(tmp_path / "b", tiny_model(("text",)), {"text": encoder}, Decision(False, {}, {}), {})
+    folder = Path(shutil.copytree(tiny_encoders["text"], tmp_path / "snapshot"))
+    (folder / "modules.json").write_text("[]")
+    assert load_bundle(tmp_path / "b", overrides={"text": str(folder)}).encoders["text"].source == str(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match="is not the one"):
+        load_bundle(tmp_path / "b", overrides={"text": str(folder)})
+
+
+def anchor_of_another_modality(content):
+    content["decision"]["anchors"] = {"text+audio": {"modality": "smell", "weight": 0.5}}
+
+
+def anchor_of_no_weight(content):
+    content["decision"]["anchors"] = {"text+audio": {"modality": "text", "weight": float("nan")}}
+
+
+def other_layers(content):
+    spec = content["encoders"]["audio"]
+    spec["layers"] = [1, *spec["layers"]]
+    spec["fingerprint"] = from_spec({k: v for k, v in spec.items() if k != "fingerprint"}).fingerprint
 
 
 def drop_fingerprint(content):
@@ -132,6 +161,9 @@ def one_encoder_less(content):
         bad_calibration,
         about_nothing,
         one_encoder_less,
+        anchor_of_another_modality,
+        anchor_of_no_weight,
+        other_layers,
     ],
     ids=lambda damage: damage.__name__,
 )
@@ -142,7 +174,7 @@ def test_a_damaged_pipeline_is_said_in_one_line(folder, damage):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff\xfe", b"[" * 200_000])
 def test_a_pipeline_that_is_no_json_object(folder, content):
     (folder / "pipeline.json").write_bytes(content)
     with pytest.raises(UserError, match=r"pipeline.json is damaged"):
@@ -154,6 +186,13 @@ def test_a_missing_file(folder, name):
     (folder / name).unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
         load_bundle(folder)
+
+
+@pytest.mark.parametrize("load", [load_bundle, bundle_digest])
+def test_an_empty_name_is_not_the_shipped_model(load, monkeypatch):
+    monkeypatch.chdir(SHIPPED)
+    with pytest.raises(UserError, match="no model at an empty name"):
+        load("")
 
 
 def test_no_folder(tmp_path):

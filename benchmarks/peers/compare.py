@@ -27,6 +27,7 @@ import torch
 from mmolre.data.dataset import build_dataset
 from mmolre.data.manifest import read_manifest
 from mmolre.encoders.weights import sha256
+from mmolre.errors import run_script
 from mmolre.evaluate.sentiment import sentiment_metrics
 from mmolre.experiments.crossvalidate import PREDICTIONS_FILE, crossvalidate
 from mmolre.experiments.runs import Where, facts
@@ -42,12 +43,18 @@ PEERS = {"lf_dnn": "LF-DNN", "mlf_dnn": "MLF-DNN", "tfn": "TFN", "lmf": "LMF", "
 OURS = {
     "mmolre": "MMoLRE, sentiment alone",
     "mmolre-both": "MMoLRE, both tasks",
+    "mmolre-reborn": "MMoLRE, sentiment alone, taught by its like",
+    "mmolre-both-reborn": "MMoLRE, both tasks, taught by its like",
     "mmolre-taught": "MMoLRE, both tasks, taught across folds",
 }
 THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """As many for both, where nothing is set: CPU seconds count those of all threads."""
 FIRST_SEED = 1111
 """MMSA's own first one."""
+TEACHERS = 2
+"""Models of the same settings, each of another seed, that say what they think of the training utterances."""
+SEEDS_APART = 100
+"""A teacher's seed and its pupil's, and two teachers' of one pupil: no two pupils share one."""
 FOLDS = 5
 FOLDS_SEED = 21
 FOLDS_PATIENCE = 4
@@ -59,6 +66,18 @@ def budget(recipe: Path, epochs: int, patience: int) -> dict[str, str]:
         "training.epochs": str(min(load_recipe(recipe).training.epochs, epochs)),
         "training.patience": str(patience),
     }
+
+
+def like(of: Path, manifest: Path, settings: dict[str, str], seed: int, folder: Path) -> list[Path]:
+    """Models of other seeds that learned the same utterances by the same settings (born-again networks; Furlanello et
+    al., ICML 2018)."""
+    made = []
+    for number in range(1, TEACHERS + 1):
+        other = seed + number * SEEDS_APART
+        made.append(folder.with_name(f"{folder.name}-teacher-{other}"))
+        print(f"  its teacher of seed {other}", flush=True)
+        train(load_recipe(of, settings | {"seed": str(other)}), [manifest], made[-1])
+    return made
 
 
 def said_across_folds(recipe: Path, features: Path, out: Path, epochs: int) -> Path:
@@ -82,8 +101,11 @@ def ours(of: Path, features: Path, name: str, seed: int, folder: Path, epochs: i
     """Train and score MMoLRE; the same shape of result as peer.py's."""
     manifest = features / "manifest.csv"
     settings = budget(of, epochs, patience) | {"seed": str(seed)}
-    if name == "mmolre":
+    if name in ("mmolre", "mmolre-reborn"):
         settings["model.tasks"] = "[sentiment]"
+    if name.endswith("-reborn"):
+        settings["objective.r_drop"] = "0"  # to agree with teachers does what it is for, and takes half the time
+        settings["teachers"] = json.dumps([str(model) for model in like(of, manifest, settings, seed, folder)])
     if name == "mmolre-taught":
         settings["teachers"] = json.dumps([str(said_across_folds(of, features, folder.parent, epochs))])
     recipe = load_recipe(of, settings)
@@ -204,4 +226,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -24,7 +24,7 @@ from mmolre.data.manifest import read_manifest
 from mmolre.data.manifest_write import write_manifest
 from mmolre.encoders.text import TextEncoder
 from mmolre.encoders.weights import home
-from mmolre.errors import UserError
+from mmolre.errors import UserError, run_script
 
 LAYERS = (-1, -2, -3)
 
@@ -75,11 +75,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=50)
     parser.add_argument("--most", type=int, help="utterances of each split")
     options = parser.parse_args()
-    try:
-        print(make(options.manifest, options.folder, options.audio, options.tokens, options.most), "utterances")
-    except UserError as error:
-        raise SystemExit(str(error)) from None
+    print(make(options.manifest, options.folder, options.audio, options.tokens, options.most), "utterances")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,7 +17,8 @@ import torch
 from mmolre.data.dataset import Source
 from mmolre.data.readymade import SOURCE, ReadyMade
 from mmolre.encoders import from_spec
-from mmolre.encoders.weights import sha256
+from mmolre.encoders.base import Encoder
+from mmolre.encoders.weights import SOURCES, holds, sha256
 from mmolre.errors import UserError
 from mmolre.evaluate.decision import Decision
 from mmolre.files import write_text
@@ -105,18 +106,21 @@ def load_bundle(
     Raises:
         UserError: no model there, a damaged file, encoder weights other than the model was trained with.
     """
-    folder = model_folder(name or SHIPPED)
+    folder = SHIPPED if name is None else model_folder(name)
     path = folder / PIPELINE_FILE
     decision, about, specs = read_pipeline(folder)
-    expected, encoders = {}, {}
+    encoders: dict[str, Source] = {}
+    expected: dict[str, str] = {}
+    named: dict[str, Source] = {}
     with _undamaged(path):
         for modality, spec in specs.items():
             expected[modality] = spec.pop("fingerprint")
-            if overrides and modality in overrides:
-                spec["source"] = overrides[modality]
             encoders[modality] = _source(spec, device)
+            if overrides and modality in overrides:
+                named[modality] = encoders[modality]
+                encoders[modality] = _source(spec | {"source": overrides[modality]}, device)
     for modality, encoder in encoders.items():
-        if encoder.fingerprint != expected[modality]:
+        if encoder.fingerprint != expected[modality] and not _is_role(encoder, named.get(modality), expected[modality]):
             raise UserError(
                 f"the {modality} encoder {encoder.source!r} is not the one that the model in {folder} was trained with "
                 "(its weights or tokenizer differ); name the right one"
@@ -124,6 +128,13 @@ def load_bundle(
     model = MMoLRE.from_pretrained(folder)
     if set(model.config.modalities) != set(encoders):
         raise UserError(f"{path} does not fit the model beside it, which reads {' and '.join(model.config.modalities)}")
+    for modality, encoder in encoders.items():
+        expects = model.config.modalities[modality]
+        layers = expects.layers if expects.adapted is None else len(expects.adapted.given)
+        if encoder.n_layers != layers:
+            raise UserError(
+                f"{path} does not fit the model beside it, which takes {layers} layers of its {modality} encoder"
+            )
     uppers: dict[str, Upper] = dict(model.uppers.items())  # type: ignore[arg-type]
     for modality, upper in uppers.items():
         if upper.needs_base:
@@ -139,7 +150,7 @@ def bundle_digest(name: Path | str | None = None) -> str:
     Raises:
         UserError: no model there.
     """
-    folder = model_folder(name or SHIPPED)
+    folder = SHIPPED if name is None else model_folder(name)
     found = hashlib.sha256()
     for file in (CONFIG_FILE, WEIGHTS_FILE, PIPELINE_FILE):
         try:
@@ -168,8 +179,17 @@ def read_pipeline(folder: Path) -> tuple[Decision, dict[str, Any], dict[str, Any
 def _undamaged(path: Path) -> Iterator[None]:
     try:
         yield
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is damaged: {type(error).__name__} {error}") from None
+
+
+def _is_role(encoder: Source, named: Source | None, fingerprint: str) -> bool:
+    """Whether ``encoder`` lies in a folder with all files of the role that the model names, and maybe others, such as a
+    hub's snapshot has: those of a role alone are what its fingerprint is of."""
+    role = SOURCES.get(getattr(named, "source", ""))
+    if role is None or named is None or named.fingerprint != fingerprint or not isinstance(encoder, Encoder):
+        return False
+    return holds(encoder.folder, role)
 
 
 def _source(spec: dict[str, Any], device: str) -> Source:

@@ -51,7 +51,7 @@ def infer(
     Args:
         model: in evaluation mode.
         arrays: per utterance, modality -> (T, L, width); at least one modality each.
-        batch_size: utterances at a time; changes the time and the memory, not the result.
+        batch_size: utterances at a time, fewer where they are long; changes the time and the memory, not the result.
         each_alone: also predict utterances with several modalities from each of these alone.
     """
     modalities = [tuple(m for m in model.config.modalities if m in present) for present in arrays]

@@ -125,7 +125,8 @@ class _Own:
         """One more, in the order of the file to be."""
         recording, speaker = utterance.recording, utterance.speaker
         self._predictor.count_in(self._together, [prediction], [recording], [speaker])
-        self._file.write(_line([recording, speaker, prediction.to_json()]))
+        kept = [recording, speaker, prediction.to_json()]
+        self._file.write(json.dumps(kept) + "\n")  # in ASCII: a name that is no text comes back as it was
 
     def in_context(self) -> Iterator[Prediction]:
         """All that was kept, in its order."""

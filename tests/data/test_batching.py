@@ -16,7 +16,8 @@ def draws(seed: int) -> torch.Generator:
 
 @given(lengths, st.integers(1, 9), st.integers(0, 99), st.integers(1, 4))
 def test_each_index_once_and_all_batches_full_but_one(lengths, size, seed, pool):
-    for batches in (shuffled_buckets(lengths, size, draws(seed), pool=pool), sorted_buckets(lengths, size)):
+    keys = [("text", length) for length in lengths]
+    for batches in (shuffled_buckets(lengths, size, draws(seed), pool=pool), sorted_buckets(keys, size)):
         assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
         assert sorted(len(batch) for batch in batches)[1:] == [size] * (len(batches) - 1)
 
@@ -47,7 +48,18 @@ def test_little_padding():
     plain = torch.randperm(2000, generator=draws(0)).tolist()
     assert waste([plain[i : i + 16] for i in range(0, 2000, 16)]) > 0.8
     assert waste(shuffled_buckets(many, 16, draws(0))) < 0.03
-    assert waste(sorted_buckets(many, 16)) < 0.01
+    assert waste(sorted_buckets([("text", length) for length in many], 16)) < 0.01
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 50)), max_size=60), st.integers(1, 9), st.integers(1, 99)
+)
+def test_no_batch_is_longer_than_it_may_be(keys, size, positions):
+    batches = sorted_buckets(keys, size, positions)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(keys)))
+    assert all(len(batch) <= size for batch in batches)
+    padded = [len(batch) * max(keys[i][1] for i in batch) for batch in batches]
+    assert all(p <= positions or len(batch) == 1 for p, batch in zip(padded, batches, strict=True))
 
 
 def test_collate():

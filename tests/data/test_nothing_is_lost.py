@@ -19,9 +19,12 @@ from mmolre.data.merge import merge_manifests
 from mmolre.data.provenance import write_provenance
 from mmolre.data.subtitles import subtitle_cues
 from mmolre.errors import UserError
+from mmolre.evaluate.context import Context
 from mmolre.files import write_text
 from mmolre.predict_file import predict_file
+from mmolre.predictor import Predictor
 from mmolre.schema import Utterance
+from tiny_corpus import write_wave
 
 
 def put(path: Path, rows: list[Utterance], **features: dict[str, float]) -> Path:
@@ -299,6 +302,21 @@ def test_a_reason_that_names_no_text_does_not_stop_all(tiny_run, tmp_path):
     counts = predict_file(mmolre.load(tiny_run.folder), [folder / "m.csv"], tmp_path / "out.jsonl")
     assert (counts.written, counts.failed) == (1, 1)
     assert json.loads(counts.errors.read_text())["id"] == "b"
+
+
+def test_recordings_whose_names_are_no_text_are_read_in_context(tiny_run, tmp_path):
+    import mmolre
+
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    write_wave(folder / "a.wav", 220, 2.0)
+    rows = "".join(f"{i},so good,a.wav,{i},{i + 1}\n" for i in range(2))
+    (folder / "m.csv").write_text(f"id,text,audio,start,end\n{rows}")
+    bundle = mmolre.load(tiny_run.folder).bundle
+    context = Context(((0.3, -0.4, 0.9),) * 7)
+    decision = replace(bundle.decision, context=context, context_thresholds=bundle.decision.thresholds)
+    counts = predict_file(Predictor(replace(bundle, decision=decision)), [folder / "m.csv"], tmp_path / "out.jsonl")
+    assert (counts.written, counts.together) == (2, 2)
 
 
 def times(*rows: str) -> str:

@@ -188,7 +188,17 @@ def test_paths_in_an_archive_lead_nowhere(shelf, fake_pip, tmp_path, monkeypatch
     assert not [path for path in tmp_path.rglob("*") if "evil" in path.name]
 
 
-@pytest.mark.parametrize("content", [b"", b"no zip at all", archive(CONTENT)[:500]])
+def spoilt() -> bytes:
+    """A zip whose compressed bytes are damaged."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("model.bin", CONTENT["model.bin"])
+    content = bytearray(buffer.getvalue())
+    content[45:60] = b"\xff" * 15
+    return bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip at all", archive(CONTENT)[:500], spoilt()])
 def test_a_broken_archive_is_refused(shelf, fake_pip, monkeypatch, content):
     (shelf / "aaa-1-py3-none-any.whl").write_bytes(content)
     role(monkeypatch, ("aaa==1",))

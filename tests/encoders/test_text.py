@@ -251,3 +251,24 @@ def test_a_folder_s_own_code_is_never_run(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cannot load the text encoder"):
         TextEncoder(str(tmp_path)).encode(["a"])
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_under_other_names_are_refused(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = tiny_encoders.write_roberta(tmp_path)
+    weights = folder / "model.safetensors"
+    save_file({f"0.auto_model.{name}": x for name, x in load_file(weights).items()}, weights, {"format": "pt"})
+    with pytest.raises(UserError, match=r"\d+ of its weights are not in .*, e\.g\. embeddings"):
+        TextEncoder(str(folder)).encode(["bad"])
+
+
+def test_a_pooler_is_not_missed(tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = tiny_encoders.write_roberta(tmp_path)
+    weights = folder / "model.safetensors"
+    before = TextEncoder(str(folder)).encode(["bad"])[0].values
+    left = {name: x for name, x in load_file(weights).items() if "pooler" not in name}
+    save_file(left, weights, {"format": "pt"})
+    assert np.array_equal(TextEncoder(str(folder)).encode(["bad"])[0].values, before)

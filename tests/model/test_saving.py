@@ -73,7 +73,13 @@ def test_a_missing_file(tmp_path, name):
 
 
 NO_ENCODER = b'{"modalities": {"text": {"width": 4, "adapted": {"config": {}, "first": 0, "states": [1]}}}}'
-DAMAGED = [b"", b"{", b"\xff\xfe", b"[]", b"{}", b'{"modalities": {"text": {"width": 0}}}', NO_ENCODER]
+TOO_LARGE = [
+    b'{"modalities": {"text": {"width": 4}}, "width": 40000000}',
+    b'{"modalities": {"text": {"width": 4}}, "shared_ranks": [%s]}' % b",".join([b"1"] * 100_000),
+    b'{"modalities": {"a.b": {"width": 4}}}',
+    b'{"modalities": {"keys": {"width": 4}}}',
+]
+DAMAGED = [*TOO_LARGE, b"", b"{", b"\xff\xfe", b"[]", b"{}", b'{"modalities": {"text": {"width": 0}}}', NO_ENCODER]
 
 
 @pytest.mark.parametrize("content", DAMAGED)

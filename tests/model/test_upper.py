@@ -1,3 +1,6 @@
+import contextlib
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -367,3 +370,36 @@ def test_a_damaged_configuration(folders, change):
         Upper(AdaptedConfig.model_validate(config | {"config": config["config"] | change}))
     with pytest.raises(UserError, match="no layer 9: it has 0 to 4"):
         Upper(AdaptedConfig.model_validate(config | {"states": (9,)}))
+
+
+def test_threads_that_need_the_base_at_once(folders):
+    encoder, upper = make(recipe(folders["bert"], adapt="lora", lora={"rank": 3, "alpha": 6, "targets": ["all"]}))
+    _nudge(upper)
+    x, mask = batch_of([f.values for f in encoder.encode(TEXTS)])
+    shared = Upper(upper.config).eval()
+    load_saved(shared, saved_state(upper))
+    both = threading.Barrier(2)
+
+    def base():
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # the second thread is as far, where nothing holds it back
+        return encoder.whole()
+
+    shared.base = base
+    shared.fold()
+    found = []
+
+    def run():
+        with torch.no_grad():
+            found.append(shared(x, mask)[0])
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with torch.no_grad():
+        wanted = upper(x, mask)[0]
+        found.append(shared(x, mask)[0])
+    assert len(found) == 3
+    assert all(torch.allclose(one, wanted, atol=1e-5) for one in found)

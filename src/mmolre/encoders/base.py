@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _FORMAT = 1  # part of every fingerprint; raised when the code here changes what an encoder gives
 LOCAL = {"local_files_only": True, "trust_remote_code": False}
 """For all that transformers reads from a folder: nothing is fetched, and no code in it is run, or asked about."""
+_UNUSED = ("pooler", "masked_spec_embed")  # parts whose weights nothing here depends on
 _SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -130,7 +131,12 @@ class Encoder(abc.ABC):
         """The features of each item, in their order."""
 
     def _load_model(self) -> Any:
-        """The folder's model, from safetensors only: a pickled file can run anything."""
+        """The folder's model, from safetensors only: a pickled file can run anything.
+
+        Raises:
+            UserError: there is none, or its weights are not those of its configuration: transformers would draw what is
+                missing at random, anew each time.
+        """
         from transformers import AutoModel
 
         if not any(self.folder.glob("*.safetensors")):
@@ -140,7 +146,16 @@ class Encoder(abc.ABC):
                 "with transformers' save_pretrained"
             )
         with self._loading():
-            return AutoModel.from_pretrained(self.folder, **LOCAL, use_safetensors=True)
+            model, found = AutoModel.from_pretrained(
+                self.folder, **LOCAL, use_safetensors=True, output_loading_info=True
+            )
+        missing = sorted(name for name in found["missing_keys"] if not any(part in name for part in _UNUSED))
+        if missing:
+            raise UserError(
+                f"encoder {self.source!r}: {len(missing)} of its weights are not in {self.folder}, e.g. {missing[0]}: "
+                "are the names those that transformers' save_pretrained gives?"
+            )
+        return model
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:

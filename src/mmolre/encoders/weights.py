@@ -176,6 +176,15 @@ def verify(folder: Path, source: WeightSource) -> None:
             )
 
 
+def holds(folder: Path, source: WeightSource) -> bool:
+    """Whether ``folder`` has all files of a role, byte by byte; what else is in it does not count."""
+    try:
+        verify(folder, source)
+    except UserError:
+        return False
+    return True
+
+
 def find(source: WeightSource) -> Path | None:
     """The folder where a role's files lie, fetched or inside an installed package; unchecked. ``None``: nowhere."""
     fetched = home() / "encoders" / source.role

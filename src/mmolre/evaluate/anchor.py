@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,18 @@ class Anchor(NamedTuple):
 
     modality: str
     weight: float
+
+    @classmethod
+    def from_json(cls, key: str, data: Mapping[str, Any]) -> Self:
+        """The anchor of a set of modalities from its fields.
+
+        Raises:
+            ValueError: a modality that is not of the set, a weight outside [0, 1].
+        """
+        anchor = cls(str(data["modality"]), float(data["weight"]))
+        if anchor.modality not in key.split("+") or not 0 <= anchor.weight <= 1:
+            raise ValueError(f"an anchor of {key} is {anchor.modality!r}, with the weight {anchor.weight}")
+        return anchor
 
 
 def fit_anchors(

@@ -232,7 +232,7 @@ class Decision:
             data.get("emotion_fusion") == "late",
             {key: Calibration.from_json(c) for key, c in data.get("calibration", {}).items()},
             {key: EmotionThresholds.from_json(t) for key, t in data.get("thresholds", {}).items()},
-            {key: Anchor(str(a["modality"]), float(a["weight"])) for key, a in data.get("anchors", {}).items()},
+            {key: Anchor.from_json(key, a) for key, a in data.get("anchors", {}).items()},
             Context.from_json(data["context"]) if "context" in data else None,
             {key: EmotionThresholds.from_json(t) for key, t in data.get("context_thresholds", {}).items()},
             {key: Speakers.from_json(found) for key, found in data.get("speakers", {}).items()},

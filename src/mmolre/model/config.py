@@ -1,6 +1,6 @@
 """The shape of an MMoLRE model, as it is written to and read from ``config.json``."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -8,6 +8,11 @@ from mmolre.schema import EMOTIONS, TASKS
 
 TASK_OUTPUTS = {"sentiment": 1, "emotion": len(EMOTIONS)}
 """Outputs per task: one regression value; six logits in the order of :data:`mmolre.schema.EMOTIONS`."""
+
+LARGEST = 2**14
+"""Of a width or a rank, far beyond use: who makes a model of somebody's ``config.json`` is not to run out of memory."""
+MOST = 1024
+"""Of layers or experts, likewise."""
 
 
 class LoraConfig(BaseModel):
@@ -87,8 +92,8 @@ class ModalityConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(gt=0)
-    layers: int = Field(default=1, gt=0)
+    width: int = Field(gt=0, le=2**20)
+    layers: int = Field(default=1, gt=0, le=MOST)
     standardize: bool = False
     mix: Literal["weights", "concat"] = "weights"
     dropout: float = Field(default=0, ge=0, lt=1)
@@ -121,19 +126,23 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    modalities: dict[str, ModalityConfig] = Field(min_length=1)
+    modalities: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], ModalityConfig] = Field(
+        min_length=1, max_length=64
+    )
     tasks: tuple[Literal["sentiment", "emotion"], ...] = TASKS
     trunk: Literal["unitse", "ple"] = "unitse"
-    width: int = Field(default=384, gt=0)
-    blocks: int = Field(default=2, ge=0)
-    shared_ranks: tuple[int, ...] = (16, 16, 32, 32, 32, 32, 48, 48)
-    specific_rank: int = Field(default=64, ge=0)
+    width: int = Field(default=384, gt=0, le=LARGEST)
+    blocks: int = Field(default=2, ge=0, le=MOST)
+    shared_ranks: tuple[Annotated[int, Field(le=LARGEST)], ...] = Field(
+        default=(16, 16, 32, 32, 32, 32, 48, 48), max_length=MOST
+    )
+    specific_rank: int = Field(default=64, ge=0, le=LARGEST)
     top_k: int = Field(default=4, ge=1)
     activation: Literal["gelu", "relu", "none"] = "gelu"
     routing: Literal["utterance", "token", "uniform"] = "utterance"
     renormalize: bool = False
     fusion: Literal["task", "shared"] = "task"
-    attention_width: int = Field(default=128, gt=0)
+    attention_width: int = Field(default=128, gt=0, le=LARGEST)
     attention_heads: int = Field(default=4, gt=0)
     unimodal_heads: bool = True
     dropout: float = Field(default=0.1, ge=0, lt=1)

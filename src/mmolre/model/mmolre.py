@@ -231,8 +231,9 @@ class MMoLRE(nn.Module):
             raise UserError(f"{folder / CONFIG_FILE}: {where}: {first['msg']}") from None
         try:
             model = cls(config)
-        except UserError as error:  # of an encoder that adapts
-            raise UserError(f"{folder / CONFIG_FILE}: {error}") from None
+        except (UserError, RuntimeError, KeyError, MemoryError) as error:  # of an encoder that adapts, or its size
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{folder / CONFIG_FILE}: no model can be made of it: {reason[:300]}") from None
         try:
             load_saved(model, {k: v.float() for k, v in state.items()})
         except RuntimeError as error:
@@ -248,12 +249,12 @@ class MMoLRE(nn.Module):
 
 def resolve(name: Path | str) -> Path:
     """A folder with a model: ``name`` itself, or a snapshot of the hub repository of that id."""
-    folder = Path(name)
-    if folder.is_dir():
+    folder, text = Path(name), str(name)
+    if text and folder.is_dir():
         return folder
-    text = str(name)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise UserError(f"no model at {name}: give a run's folder, a model's folder, or a hub id such as owner/name")
+        there = text or "an empty name"
+        raise UserError(f"no model at {there}: give a run's folder, a model's folder, or a hub id such as owner/name")
     from huggingface_hub import snapshot_download
 
     try:

@@ -5,6 +5,7 @@ ids of the tokens, and the embeddings are run here too.
 """
 
 import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,10 @@ from mmolre.encoders.stack import ATTENTION, parts, skeleton
 from mmolre.encoders.text import ID_BASE
 from mmolre.errors import UserError
 from mmolre.model.config import AdaptedConfig, LoraConfig
+
+_BRINGING = threading.Lock()
+"""Held while weights are brought and adapters folded: a second thread would take what is half done. Not a model's own,
+for models are copied and sent to other processes."""
 
 
 class Upper(nn.Module):
@@ -90,16 +95,19 @@ class Upper(nn.Module):
                     parameter.copy_(state[key.replace(".base_layer.", ".")])
 
     def ensure_base(self) -> None:
-        """Bring the weights of :attr:`base`, where that has not been done.
+        """Bring the weights of :attr:`base`, where that has not been done; several threads may call it at once.
 
         Raises:
             UserError: they are not installed, or cannot be loaded.
         """
-        if self.base is not None:
-            self.load_base(self.base(), frozen_only=True)
-            self.base = None
-            if self.folds:
-                self.fold()
+        if self.base is None:
+            return
+        with _BRINGING:
+            if self.base is not None:
+                self.load_base(self.base(), frozen_only=True)
+                if self.folds:
+                    self._fold()
+                self.base = None  # at last: who sees it goes on at once
 
     def _check_base(self) -> None:
         """A :class:`UserError` where the weights that do not learn are still the zeros of the beginning."""
@@ -120,7 +128,11 @@ class Upper(nn.Module):
             return
         if self.base is not None:
             self.folds = True
-            return
+        else:
+            self._fold()
+
+    @torch.no_grad()
+    def _fold(self) -> None:
         from peft.tuners.lora import LoraLayer
 
         adapted = {name: module for name, module in self.named_modules() if isinstance(module, LoraLayer)}
