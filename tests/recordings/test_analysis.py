@@ -19,10 +19,11 @@ from mmolre.encoders.text import TextEncoder
 from mmolre.recordings.analysis import Analyzer
 from mmolre.recordings.batch import analyze_all, find_recordings, find_transcript
 from mmolre.recordings.display import _in_short
-from mmolre.recordings.report import escape
+from mmolre.recordings.report import escape, render
 from mmolre.recordings.sound import Sound, write_mp3
 from mmolre.recordings.summary import disagreements, strongest, summarise
 from mmolre.recordings.timeline import COLUMNS, read_timeline
+from mmolre.recordings.transcript_file import read_transcript
 from mmolre.train.recipe import Recipe
 from mmolre.train.run import train
 from tiny_corpus import corpus_recipe, write_wave
@@ -118,6 +119,26 @@ def test_no_markup_reaches_the_report(analysed):
     assert "https:" not in page
     assert "{{" not in page
     assert "band not known" in page
+
+
+def test_its_own_subtitles_are_read_back_without_the_moods(analysed, analyzer, recording, tmp_path):
+    timeline, out = analysed
+    found = read_transcript(out / "subtitles.vtt", timeline.seconds)
+    words = " ".join(w.text for p in found.passages for w in p.words)
+    assert words == " ".join(m.text for m in timeline.moments)
+    assert "<c.mood>[" in (out / "subtitles.vtt").read_text()
+
+
+@pytest.mark.parametrize("context", [True, False])
+def test_the_report_says_what_the_numbers_come_from(analysed, context):
+    timeline = analysed[0]
+    band = {"sentiment_error_quantiles": {"all": {"low": -1.0, "high": 1.0, "n": 99}}}
+    facts = timeline.model | band | {"context": context, "valid_learned": context}
+    told = "".join(render(replace(timeline, model=facts), ""))
+    assert ("in the light of the other utterances of this recording; words alone and voice" in told) is context
+    assert ("utterances that the model had not learned from;" in told) is not context
+    one = "".join(render(replace(timeline, moments=timeline.moments[:1]), ""))
+    assert " · 1 utterance · " in one
 
 
 def test_pandas(analysed):
@@ -287,6 +308,9 @@ def test_characters_that_spell_are_kept_and_that_deceive_are_not():
         "3.04.05 PM \U0001f468\u200d\U0001f469 softhyphen"
     )
     assert escape("a\u202eb\x1bc<") == "a\ufffdb\ufffdc&lt;"
+    assert escape("\u200e- good\u061c\u200f") == "- good"  # invisible, and no harm in leaving them out
+    england = "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
+    assert escape(england + "\U0001fae8\ufffe") == england + "\U0001fae8\ufffd"  # the second younger than Python 3.11
 
 
 def test_foreign_words_are_not_scored_by_an_english_model(analyzer, recording, tmp_path, monkeypatch):

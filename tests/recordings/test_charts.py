@@ -32,7 +32,9 @@ def test_many_points_get_the_line_of_their_running_mean():
 def test_more_points_than_can_be_told_apart_become_means():
     page = render(timeline(2000))
     assert len(heights(page, "dot")) == 500
-    assert "Each point is the mean of some utterances." in page
+    assert "a dot is the mean of 4 utterances" in page
+    assert "a dot is an utterance" not in page
+    assert "a dot is an utterance" in render(timeline(200))
 
 
 def test_the_highest_of_an_emotion_is_an_utterances_own():

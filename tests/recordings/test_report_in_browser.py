@@ -150,6 +150,38 @@ def test_it_fits_a_phone(opened):
     assert opened.run("return document.documentElement.scrollWidth <= 390")
 
 
+def test_it_fits_a_phone_whatever_the_names(browser, timeline, page):
+    long = "unbroken" * 12
+    moments = [replace(timeline.moments[0], speaker=long, text=long), timeline.moments[1]]
+    named = page.with_name("long.html")
+    told = replace(timeline, recording=long, transcript=f"the transcript {long}.srt", notes=[long], moments=moments)
+    named.write_text("".join(render(told, (page.parent / "sound.mp3").read_bytes())))
+    browser.open(named.as_uri())
+    browser.width(390)
+    assert browser.run("return document.documentElement.scrollWidth") <= 390
+
+
+def test_keys_bring_what_they_go_to_into_sight_and_say_it(browser, timeline, page):
+    moments = [replace(timeline.moments[0], start=i / 2, end=i / 2 + 0.1, text=f"Number {i}.") for i in range(100)]
+    many = page.with_name("many.html")
+    many.write_text("".join(render(replace(timeline, moments=moments), (page.parent / "sound.mp3").read_bytes())))
+    browser.open(many.as_uri())
+    browser.wait("return document.querySelector('audio').readyState > 0")
+    for _ in range(40):
+        browser.press("n")
+    browser.wait("""
+        const box = document.querySelector('li[aria-current]').getBoundingClientRect();
+        return box.top > 0 && box.bottom < innerHeight""")
+    assert "Number 40." in browser.run("return document.querySelector('[role=status]').textContent")
+
+
+def test_the_previous_one_in_a_pause_is_the_one_just_heard(opened):
+    opened.run("document.querySelector('audio').currentTime = 14.9")  # 10 to 14 has ended, 15 has not begun
+    opened.wait("return document.querySelector('li[aria-current]') === null")
+    opened.press("p")
+    opened.wait("return Math.abs(document.querySelector('audio').currentTime - 10) < 0.2")
+
+
 def test_without_speech_the_page_says_so(browser, timeline, page):
     silent = page.with_name("silent.html")
     silent.write_text("".join(render(replace(timeline, moments=[]), (page.parent / "sound.mp3").read_bytes())))

@@ -14,6 +14,8 @@ _VOICE = re.compile(r"<v(?:\.[^\s>]*)?\s+([^>]+)>", re.IGNORECASE)
 _TIMES = re.compile(r"\s*[\d:.,]+\s*-->")
 _MOMENT = 0.05
 """Seconds; as long as rolling captions stand still."""
+_MOOD = re.compile(r"<c\.mood>.*?</c>")
+"""What we write into subtitles ourselves (:func:`mmolre.recordings.outputs.as_vtt`): nobody says it."""
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<\d[\d:.]*>|\{\\[^{}]*\}")
 
 
@@ -106,7 +108,7 @@ def _voices(cue: _Raw) -> Iterator[SubtitleCue]:
 
 
 def _plain(text: str) -> str:
-    return " ".join(html.unescape(_TAG.sub("", text)).split())
+    return " ".join(html.unescape(_TAG.sub("", _MOOD.sub("", text))).split())
 
 
 def _seconds(parts: tuple[str | None, ...]) -> float:

@@ -213,11 +213,12 @@ class Analyzer:
     def _facts(self, reads: list[str]) -> dict[str, object]:
         bundle = self.predictor.bundle
         about = bundle.about
-        kept = ("recipe", "seed", "train_utterances", "train_with_sentiment", "train_with_emotions")
+        kept = ("recipe", "seed", "train_utterances", "train_with_sentiment", "train_with_emotions", "valid_learned")
         return {
             "reads": reads,
             "tasks": list(bundle.model.config.tasks),
             "late_fusion": bundle.decision.late,
+            "context": self.predictor.reads_context,
             **{name: about[name] for name in kept if name in about},
             "sentiment_error_quantiles": about.get("sentiment_error_quantiles") or None,
         }

@@ -36,29 +36,31 @@ def render(timeline: Timeline) -> str:
     times = "".join(f"<span>{clock(seconds * i / 4)}</span>" for i in range(5))
     axis = f'<div class="axis" aria-hidden="true">{times}</div>'
     parts = []
-    thinned = len(bars) < len(moments)
-    means = " Each point is the mean of some utterances." if thinned else ""
+    size = _together(moments)
+    dot = "an utterance" if size == 1 else f"the mean of {size} utterances"
     if any(b.sentiment is not None for b in bars):
         parts.append(
             '<section aria-labelledby="c1"><h2 id="c1">Sentiment over time</h2><div class="chart curve">'
             '<div class="scale" aria-hidden="true"><span>+3</span><span>0</span><span>−3</span></div>'
             f"{_curve(bars, seconds)}{axis}</div>"
-            '<p class="legend"><span>up: positive, down: negative; a dot is an utterance</span>'
-            f"{_line_legend(bars)}<span>{_band_legend(bars)}</span>"
-            f'<span class="screen">click: play from there; arrow keys: 5 s</span><span>{means}</span></p></section>'
+            '<p class="legend"><span>up: positive, down: negative; a dot is ' + f"{dot}</span>"
+            f"{_line_legend(bars)}<span>{_band_legend(bars, size)}</span>"
+            '<span class="screen">click: play from there; arrow keys: 5 s</span></p></section>'
         )
     if any(b.emotions for b in bars):
         rows = "".join(f'<div class="name">{name}</div>{_strip(bars, moments, name, seconds)}' for name in EMOTIONS)
         parts.append(
             '<section aria-labelledby="c2"><h2 id="c2">Emotions over time</h2>'
             f'<div class="chart bands">{rows}{axis}</div>'
-            f'<p class="legend"><span>height: probability, from 0 to 100 %</span><span>{means}</span></p></section>'
+            f'<p class="legend"><span>height: probability, from 0 to 100 %; a bar is {dot}</span></p></section>'
         )
     return "".join(parts)
 
 
-def _band_legend(bars: Sequence[_Bar]) -> str:
-    return "pale: uncertainty band" if any(b.low is not None for b in bars) else "uncertainty band not known"
+def _band_legend(bars: Sequence[_Bar], size: int) -> str:
+    if all(b.low is None for b in bars):
+        return "uncertainty band not known"
+    return "pale: uncertainty band" if size == 1 else "pale: the mean of their uncertainty bands"
 
 
 def _line_legend(bars: Sequence[_Bar]) -> str:
@@ -131,8 +133,13 @@ def _y(sentiment: float) -> float:
 
 
 def _thinned(moments: Sequence[Moment]) -> list[_Bar]:
-    size = -(-len(moments) // _MOST)
-    return [_mean(moments[i : i + size]) for i in range(0, len(moments), size or 1)]
+    size = _together(moments)
+    return [_mean(moments[i : i + size]) for i in range(0, len(moments), size)]
+
+
+def _together(moments: Sequence[Moment]) -> int:
+    """How many utterances one point stands for."""
+    return max(-(-len(moments) // _MOST), 1)
 
 
 def _mean(group: Sequence[Moment]) -> _Bar:

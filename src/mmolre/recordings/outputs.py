@@ -24,12 +24,16 @@ def as_csv(timeline: Timeline) -> str:
 
 
 def as_vtt(timeline: Timeline) -> str:
-    """WebVTT: the words of each utterance and, below, how they sound."""
+    """WebVTT: the words of each utterance and, below, how they sound, which is not read back as words."""
     parts = ["WEBVTT" + (f"\nLanguage: {timeline.language}" if timeline.language else "")]
     for m in timeline.moments:
         voice = f"<v {_escaped(m.speaker)}>" if m.speaker else ""
-        parts.append(f"{_stamp(m.start)} --> {_stamp(m.end)}\n{voice}{_escaped(m.text)}\n{_escaped(mood_line(m))}")
+        parts.append(f"{_stamp(m.start)} --> {_stamp(m.end)}\n{voice}{_escaped(m.text)}\n{_mood_of(m)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _mood_of(m: Moment) -> str:
+    return f"<c.mood>{_escaped(mood_line(m))}</c>"
 
 
 def mood_line(m: Moment) -> str:

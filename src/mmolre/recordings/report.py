@@ -32,7 +32,10 @@ from mmolre.recordings.words import clock
 TEMPLATE = files("mmolre.recordings") / "report.html"
 _JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """Spelling needs them, and emoji of several."""
-_UNSEEN = "\N{SOFT HYPHEN}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
+_UNSEEN = (
+    "\N{SOFT HYPHEN}\N{ZERO WIDTH SPACE}\N{WORD JOINER}\N{ZERO WIDTH NO-BREAK SPACE}"
+    "\N{LEFT-TO-RIGHT MARK}\N{RIGHT-TO-LEFT MARK}\N{ARABIC LETTER MARK}"
+)
 
 
 def render(timeline: Timeline, sound: bytes | str) -> Iterator[str]:
@@ -92,11 +95,18 @@ def escape(text: str) -> str:
 
 
 def _harmless(char: str) -> str:
-    if char.isprintable() or char in _JOINERS:
+    if char.isprintable() or char in _JOINERS or _is_emoji(char):
         return char
     if unicodedata.category(char) == "Zs":
         return " "
     return "" if char in _UNSEEN else "\N{REPLACEMENT CHARACTER}"
+
+
+def _is_emoji(char: str) -> bool:
+    """Or a part of one: the tags that make flags, and what is younger than Python's tables of Unicode."""
+    code = ord(char)
+    none = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+    return 0xE0020 <= code <= 0xE007F or (unicodedata.category(char) == "Cn" and not none)
 
 
 def _data(value: list) -> str:
@@ -107,7 +117,7 @@ def _data(value: list) -> str:
 
 def _facts(t: Timeline) -> str:
     known = languages.name(t.language) if t.language else "language"
-    parts = [clock(t.seconds), f"{len(t.moments)} utterances", f"words from {t.transcript}"]
+    parts = [clock(t.seconds), _utterances(len(t.moments)), f"words from {t.transcript}"]
     return escape(" · ".join([*parts, f"{known}: {t.language_source}"]))
 
 
@@ -140,7 +150,11 @@ def _whole(t: Timeline) -> str:
 
 
 def _amount(s: Summary) -> str:
-    return f"{clock(s.seconds)} of speech in {s.moments} utterance{'s' if s.moments != 1 else ''}"
+    return f"{clock(s.seconds)} of speech in {_utterances(s.moments)}"
+
+
+def _utterances(count: int) -> str:
+    return f"{count} utterance{'s' if count != 1 else ''}"
 
 
 def _player(source: str | None) -> str:
@@ -149,7 +163,8 @@ def _player(source: str | None) -> str:
         f'<section class="player screen" aria-label="Player"><audio controls preload="metadata"{src}></audio>'
         '<div class="row"><span class="now" id="now"></span>'
         '<label><input type="checkbox" id="follow" checked> scroll along</label></div>'
-        '<p class="hidden">Space plays and pauses, n and p go to the next and the previous utterance.</p></section>'
+        '<p class="hidden">Space plays and pauses, n and p go to the next and the previous utterance.</p>'
+        '<p class="hidden" id="gone-to" role="status"></p></section>'
     )
 
 
@@ -290,9 +305,9 @@ def _limits(t: Timeline) -> str:
         "Words alone and voice alone: what the model says from one of them. They were learned from different people "
         f"and situations; a disagreement is shown where they are at least {CONTRAST:.0%} farther apart than is usual "
         "in this recording. Where no other data was at hand, the emotions of words and voice together are the mean of "
-        "both."
+        f"both.{_context_words(t)}"
         if {"text", "audio"} <= set(t.model.get("reads", []))
-        else "This model reads only " + " and ".join(t.model.get("reads", [])) + ".",
+        else "This model reads only " + " and ".join(t.model.get("reads", [])) + "." + _context_words(t),
         f"The words come from {t.transcript}. Misheard words give wrong scores; speakers are told apart only where a "
         "transcript names them. Short exclamations are joined to what is said next to them, or not scored "
         "(“not enough speech”).",
@@ -303,15 +318,25 @@ def _limits(t: Timeline) -> str:
     return "".join(f"<p>{escape(p)}</p>" for p in paragraphs)
 
 
+def _context_words(t: Timeline) -> str:
+    if not t.model.get("context"):
+        return ""
+    alone = "; words alone and voice alone are not" if {"text", "audio"} <= set(t.model.get("reads", [])) else ""
+    return f" Each score is then read in the light of the other utterances of this recording{alone}."
+
+
 def _band_words(t: Timeline) -> str:
     errors = t.model.get("sentiment_error_quantiles")
     if not errors:
         return "How uncertain each number is: band not known for this model."
     count = max(int(e["n"]) for e in errors.values())
     share = LEVELS[1] - LEVELS[0]
+    unseen = "that the model had not learned from"
+    if t.model.get("valid_learned"):
+        unseen = "that the same recipe had not learned from, before it learned some of them, too"
     return (
         f"The band around it (in brackets, and pale in the curve) holds what annotators said for {share:.0%} of "
-        f"{count:,} utterances that the model had not learned from; for other kinds of speech it is wider."
+        f"{count:,} utterances {unseen}; for other kinds of speech it is wider."
     )
 
 
