@@ -12,7 +12,8 @@ from mmolre.data.manifest import read_manifest
 from mmolre.data.manifest_write import write_manifest
 from mmolre.encoders.text import TextEncoder
 from mmolre.errors import UserError
-from mmolre.schema import Utterance
+from mmolre.schema import TASKS, Utterance
+from mmolre.train.recipe import read_recipe
 from outside import load_file
 from tiny_corpus import GOOD
 
@@ -74,13 +75,54 @@ def test_both_sides_get_the_same(features, tiny_encoders, tmp_path, monkeypatch)
         features.make(tmp_path / "untold.csv", alone, None, 4, None, encoder)
 
 
-def test_a_misspelt_model_is_refused(tmp_path, monkeypatch, capsys):
-    compare = FEATURES.with_name("compare.py")
-    if not compare.exists():
+@pytest.fixture(scope="module")
+def compare():
+    path = FEATURES.with_name("compare.py")
+    if not path.exists():
         pytest.skip("an installed package has no benchmarks")
+    return load_file(path)
+
+
+RECIPE = """name: peers
+features: {words: {}}
+model: {width: 8, shared_ranks: [2, 2], top_k: 1, specific_rank: 2, attention_width: 4, attention_heads: 2}
+objective: {r_drop: 1.0}
+training: {epochs: 2, batch_size: 4, learning_rate: 1.0e-2, primary: [sentiment.mae]}
+"""
+
+
+@pytest.mark.parametrize(("name", "tasks"), [("mmolre-reborn", ["sentiment"]), ("mmolre-both-reborn", list(TASKS))])
+def test_each_pupil_has_teachers_of_its_own(compare, tmp_path, name, tasks):
+    rng = np.random.default_rng(0)
+    words = tmp_path / "words.safetensors"
+    keys = [f"{split}-{i}" for split in ("train", "valid", "test") for i in range(8)]
+    write_feature_file(words, [(key, rng.normal(size=(3, 4)).astype(np.float32)) for key in keys])
+    rows = [
+        Utterance(
+            key, split=key.split("-")[0], sentiment=i % 7 - 3.0, emotions=(1.0, *[0.0] * 5), features={"words": words}
+        )
+        for i, key in enumerate(keys)
+    ]
+    write_manifest(tmp_path / "manifest.csv", rows)
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE)
+    seen = set()
+    for seed in (compare.FIRST_SEED, compare.FIRST_SEED + 1):
+        made = compare.ours(recipe, tmp_path, name, seed, tmp_path / f"{name}-{seed}", 20, 5)
+        assert len(made["predictions"]) == 8
+        run = read_recipe(tmp_path / f"{name}-{seed}")
+        assert (run.seed, run.objective.r_drop, list(run.model.tasks)) == (seed, 0.0, tasks)
+        teachers = [read_recipe(Path(folder)) for folder in run.teachers]
+        assert len(teachers) == 2
+        assert all(of.model == run.model and of.objective == run.objective and not of.teachers for of in teachers)
+        seen |= {seed, *(of.seed for of in teachers)}
+    assert len(seen) == 6
+
+
+def test_a_misspelt_model_is_refused(compare, tmp_path, monkeypatch, capsys):
     options = [str(tmp_path), "--python", "python", "--out", str(tmp_path / "out"), "--only", "typo"]
     monkeypatch.setattr("sys.argv", ["compare.py", *options])
     with pytest.raises(SystemExit):
-        load_file(compare).main()
+        compare.main()
     assert "invalid choice: 'typo'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
