@@ -106,7 +106,7 @@ def load_bundle(
     Raises:
         UserError: no model there, a damaged file, encoder weights other than the model was trained with.
     """
-    folder = SHIPPED if name is None else model_folder(name)
+    folder = model_folder(SHIPPED if name is None else name)
     path = folder / PIPELINE_FILE
     decision, about, specs = read_pipeline(folder)
     encoders: dict[str, Source] = {}
@@ -150,7 +150,7 @@ def bundle_digest(name: Path | str | None = None) -> str:
     Raises:
         UserError: no model there.
     """
-    folder = SHIPPED if name is None else model_folder(name)
+    folder = model_folder(SHIPPED if name is None else name)
     found = hashlib.sha256()
     for file in (CONFIG_FILE, WEIGHTS_FILE, PIPELINE_FILE):
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmolre import Utterance
+from mmolre import UserError, Utterance
 from mmolre.experiments.crossvalidate import deal
 from outside import load_file
 
@@ -90,6 +90,6 @@ def test_a_file_for_each_fold_of_what_it_learns_alone(manifest, tmp_path, monkey
 )
 def test_what_is_wrong_with_the_folds_is_said_in_a_line(manifest, tmp_path, monkeypatch, folds, out, reason):
     monkeypatch.setattr(sys, "argv", ["", "m.csv", "--folds", folds, "--out", str(tmp_path / out)])
-    with pytest.raises(SystemExit, match=reason):
+    with pytest.raises(UserError, match=reason):
         script.main()
     assert not list(tmp_path.glob("*.jsonl"))
