@@ -14,6 +14,8 @@ LARGEST = 2**14
 MOST = 1024
 """Of layers or experts, likewise."""
 
+ModalityName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+
 
 class LoraConfig(BaseModel):
     """Low-rank adapters beside the layers' products (LoRA; Hu et al., ICLR 2022).
@@ -126,9 +128,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    modalities: dict[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")], ModalityConfig] = Field(
-        min_length=1, max_length=64
-    )
+    modalities: dict[ModalityName, ModalityConfig] = Field(min_length=1, max_length=64)
     tasks: tuple[Literal["sentiment", "emotion"], ...] = TASKS
     trunk: Literal["unitse", "ple"] = "unitse"
     width: int = Field(default=384, gt=0, le=LARGEST)

@@ -11,7 +11,7 @@ from torch import nn
 from mmolre.errors import UserError
 from mmolre.evaluate.report import direction
 from mmolre.evaluate.thresholds import modality_key
-from mmolre.model.config import LoraConfig, ModelConfig
+from mmolre.model.config import LoraConfig, ModalityName, ModelConfig
 from mmolre.train.precision import Precision
 
 RECIPE_FILE = "recipe.json"
@@ -239,8 +239,6 @@ class TrainingRecipe(_Part):
 _KEPT_BY_NAME = (nn.ModuleDict, nn.ParameterDict)
 """What a model keeps a modality's parts in, as attributes: their own ones are no names for a modality."""
 
-FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
-
 
 class Recipe(_Part):
     """A training run. See the commented files in ``recipes/``.
@@ -268,7 +266,7 @@ class Recipe(_Part):
 
     name: str
     encoders: dict[Literal["text", "audio"], EncoderRecipe] = {}
-    features: dict[FeatureName, FeaturesRecipe] = {}
+    features: dict[ModalityName, FeaturesRecipe] = {}
     model: ModelRecipe = ModelRecipe()
     objective: ObjectiveRecipe = ObjectiveRecipe()
     training: TrainingRecipe = TrainingRecipe()
